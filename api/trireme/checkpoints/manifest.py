@@ -38,13 +38,9 @@ class Manifest(WireModel):
     tokens: int
     model_digest: str = Field(description="Of the architecture: a checkpoint of another model is refused.")
     dataset_digest: str = Field(description="Resume refuses another data set.")
-    layout: dict[str, int] = Field(
-        description="tensor, pipeline, data, context sizes at the time of the save."
-    )
+    layout: dict[str, int] = Field(description="tensor, pipeline, data, context sizes at the time of the save.")
     files: list[ShardFile]
-    state: dict[str, Any] = Field(
-        default_factory=dict, description="Small JSON state: counters, first loss, ..."
-    )
+    state: dict[str, Any] = Field(default_factory=dict, description="Small JSON state: counters, first loss, ...")
     dataset_uri: str = ""
 
     def encode(self) -> bytes:

@@ -20,9 +20,7 @@ class StoreConfig(WireModel):
     """Where the object store is. Credentials come from the environment or workload identity, never from here."""
 
     uri: str = Field(description="s3://bucket/prefix under which every key of the job lies.")
-    endpoint: str | None = Field(
-        default=None, description="URL of an S3-compatible server; absent means AWS."
-    )
+    endpoint: str | None = Field(default=None, description="URL of an S3-compatible server; absent means AWS.")
     region: str | None = None
     path_style: bool = False
     ca_bundle_file: str | None = Field(default=None, description="Path in the pod of a PEM bundle.")
@@ -34,9 +32,7 @@ class JobConfig(WireModel):
     protocol: str
     job: JobIdentity
     program: str = Field(description="Which trainer program the ranks run, for example 'pretrain'.")
-    spec: dict[str, Any] = Field(
-        description="The job's spec with all defaults filled in, by its kind's model."
-    )
+    spec: dict[str, Any] = Field(description="The job's spec with all defaults filled in, by its kind's model.")
     plan: dict[str, Any] = Field(description="trireme.planning.Plan as frozen at admission.")
     slots: int = Field(ge=1, description="Pods of the job.")
     ranks_per_slot: int = Field(ge=1, description="Ranks (devices) in each pod.")

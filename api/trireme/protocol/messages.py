@@ -23,9 +23,7 @@ class Phase(StrEnum):
     """What the operator wants of the agents in an attempt, in the order it asks for it."""
 
     HOLD = "hold"  # stop whatever an older attempt runs, acknowledge, wait
-    PREPARE = (
-        "prepare"  # slot 0 only: preflight, data preparation, verify checkpoints, propose a resume point
-    )
+    PREPARE = "prepare"  # slot 0 only: preflight, data preparation, verify checkpoints, propose a resume point
     RUN = "run"  # start the ranks at the resume point
     DRAIN = "drain"  # all ranks agree on a step, save, commit, exit with DRAINED_EXIT_CODE
     RELEASE = "release"  # the job is over: upload the last logs and exit 0
@@ -66,9 +64,7 @@ class ModelRef(WireModel):
     """An exported model in Hugging Face layout with its tokenizer."""
 
     uri: str
-    digest: str = Field(
-        description="sha256:<hex> of the export's manifest, which lists every file with its SHA-256."
-    )
+    digest: str = Field(description="sha256:<hex> of the export's manifest, which lists every file with its SHA-256.")
 
 
 class Settings(WireModel):
@@ -79,9 +75,7 @@ class Settings(WireModel):
     keep: int = Field(default=3, ge=1)
     fence_seconds: float = 30.0
     start_timeout_seconds: float = Field(default=600.0, description="Ranks started -> first step.")
-    step_timeout_seconds: float = Field(
-        default=600.0, description="No heartbeat or step for this long is a hang."
-    )
+    step_timeout_seconds: float = Field(default=600.0, description="No heartbeat or step for this long is a hang.")
     drain_seconds: float = Field(default=120.0, description="Time the ranks get to save after DRAIN.")
 
 
@@ -92,15 +86,9 @@ class Target(WireModel):
     job_uid: str
     attempt: int = Field(ge=1)
     phase: Phase
-    hosts: list[Host] = Field(
-        default_factory=list, description="All slots in slot order; complete from RUN on."
-    )
-    resume_from: ResumePoint | None = Field(
-        default=None, description="Set from RUN on; absent = start at step 0."
-    )
-    dataset: DatasetRef | None = Field(
-        default=None, description="As recorded in status; absent until prepared."
-    )
+    hosts: list[Host] = Field(default_factory=list, description="All slots in slot order; complete from RUN on.")
+    resume_from: ResumePoint | None = Field(default=None, description="Set from RUN on; absent = start at step 0.")
+    dataset: DatasetRef | None = Field(default=None, description="As recorded in status; absent until prepared.")
     recompute_until_step: int = Field(
         default=0,
         description="Steps up to here ran before in an older attempt: their time counts as recompute.",
@@ -217,9 +205,7 @@ class CheckpointReport(WireModel):
 
     last_committed: CheckpointFact | None = None
     committed: list[CheckpointFact] = Field(default_factory=list, description="Newest 5 of this attempt.")
-    failing_reason: str | None = Field(
-        default=None, description="Set while saves fail, for example StoreUnavailable."
-    )
+    failing_reason: str | None = Field(default=None, description="Set while saves fail, for example StoreUnavailable.")
     failing_message: str | None = None
     in_progress_step: int | None = None
 
@@ -237,9 +223,7 @@ class RejectedCheckpoint(WireModel):
 
     uri: str
     step: int
-    reason: str = Field(
-        description="ManifestMissing, ShardMissing, SizeMismatch, DigestMismatch, ManifestInvalid"
-    )
+    reason: str = Field(description="ManifestMissing, ShardMissing, SizeMismatch, DigestMismatch, ManifestInvalid")
     file: str
 
 
@@ -259,14 +243,10 @@ class Report(WireModel):
     slot: int
     pod: str
     node: str
-    attempt: int = Field(
-        description="The newest attempt this agent has acknowledged; 0 before the first target."
-    )
+    attempt: int = Field(description="The newest attempt this agent has acknowledged; 0 before the first target.")
     phase: Phase | None = None
     state: AgentState
-    ranks_alive: int = Field(
-        description="Ranks of ANY attempt still alive; 0 with attempt N means N-1 is fenced here."
-    )
+    ranks_alive: int = Field(description="Ranks of ANY attempt still alive; 0 with attempt N means N-1 is fenced here.")
     ranks: list[RankReport] = Field(default_factory=list)
     progress: Progress | None = None
     checkpoint: CheckpointReport = Field(default_factory=CheckpointReport)
@@ -276,12 +256,10 @@ class Report(WireModel):
     model: ModelRef | None = Field(default=None, description="Slot 0 after SUCCEEDED.")
     seconds_by_category: dict[str, float] = Field(
         default_factory=dict,
-        description="Durations within this attempt since RUN: startup, restore, productive, recompute, checkpointStall.",
+        description="Durations within this attempt since RUN: startup, restore, productive, ...",
     )
     terminating: bool = Field(default=False, description="The pod got SIGTERM and asks for a drain.")
-    peers_lost_seconds: float = Field(
-        default=0.0, description="Since the last contact with the gang's leader."
-    )
+    peers_lost_seconds: float = Field(default=0.0, description="Since the last contact with the gang's leader.")
 
 
 # Exit codes of ranks and agents, kept clear of shells (1, 2, 126..) and signals (128+n).
