@@ -22,3 +22,28 @@ lock:
 	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-annotate \
 	    --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
 	$(BIN)/python scripts/clean_lock.py requirements.lock
+
+crds: setup
+	$(BIN)/python -m trireme.resources.crdgen --out crds
+
+demo: setup
+	$(BIN)/trireme demo
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy api operator trainer local cli
+	$(BIN)/lint-imports
+
+# Under 25 minutes on two cores.
+test: lint
+	$(BIN)/pytest -m "not long"
+
+test-long: setup
+	$(BIN)/pytest -m long
+
+test-all: test test-long
+
+clean:
+	-$(BIN)/trireme local down
+	rm -rf .trireme .pytest_cache .mypy_cache .ruff_cache .hypothesis
