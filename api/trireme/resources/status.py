@@ -250,8 +250,10 @@ class RestartsStatus(StatusModel):
     """Restarts by cause, against the budgets."""
 
     total: int = Field(default=0, ge=0, description="Restarts because of faults.")
-    application: int = Field(default=0, ge=0, description="Of these, charged to the application's budget.")
-    infrastructure: int = Field(default=0, ge=0, description="Of these, charged to the infrastructure's budget.")
+    application: int = Field(default=0, ge=0, description="Of these, charged to budgets.application.")
+    out_of_memory: int = Field(default=0, ge=0, description="Of these, charged to budgets.outOfMemory.")
+    hang: int = Field(default=0, ge=0, description="Of these, charged to budgets.hang.")
+    infrastructure: int = Field(default=0, ge=0, description="Of these, charged to budgets.infrastructure.")
     by_cause: list[CauseCount] = Field(
         default_factory=list,
         max_length=64,
