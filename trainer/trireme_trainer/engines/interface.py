@@ -257,6 +257,10 @@ class Engine(Protocol):
 def create_engine(config: EngineConfig, environment: RankEnvironment) -> Engine:
     """The engine named by the configuration; imports only that one. Raises EngineConfigError."""
     if config.name == "megatron":
+        if environment.device == "cpu":
+            from trireme_trainer.engines.megatron import cpu_bridge
+
+            cpu_bridge.install()
         from trireme_trainer.engines.megatron.engine import MegatronEngine
 
         return MegatronEngine(config, environment)

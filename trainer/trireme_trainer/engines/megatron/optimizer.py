@@ -1,0 +1,118 @@
+"""AdamW over Megatron-core's distributed optimizer: state, norm, clipping, one step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.optimizer import get_megatron_optimizer
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+from trireme_trainer.engines.interface import EngineConfig
+
+
+@dataclass(frozen=True)
+class OptimizerStep:
+    """What one call of `Optimizer.step` did."""
+
+    grad_norm: float
+    applied: bool
+
+
+class Optimizer:
+    """Megatron-core's distributed optimizer at every data-parallel size, so checkpoints have one form."""
+
+    def __init__(self, config: EngineConfig, model: DistributedDataParallel) -> None:
+        settings = config.optimizer
+        chained = get_megatron_optimizer(
+            MegatronOptimizerConfig(
+                optimizer="adam",
+                lr=settings.learning_rate,
+                min_lr=config.schedule.min_learning_rate,
+                weight_decay=settings.weight_decay,
+                adam_beta1=settings.beta1,
+                adam_beta2=settings.beta2,
+                adam_eps=settings.eps,
+                clip_grad=settings.clip_grad,
+                bf16=config.precision == "bf16",
+                params_dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
+                use_distributed_optimizer=True,
+            ),
+            [model],
+        )
+        (self.distributed,) = chained.chained_optimizers
+        assert isinstance(self.distributed, DistributedOptimizer)
+        self.model = model
+        self.clip_grad = settings.clip_grad
+        self._fused = torch.cuda.is_available() and next(model.parameters()).is_cuda
+        for group in self.adam.param_groups:
+            group["fused"] = self._fused
+        self.set_adam_step(0)
+
+    @property
+    def adam(self) -> torch.optim.AdamW:
+        """torch's optimizer over this rank's fp32 shards."""
+        adam: torch.optim.AdamW = self.distributed.optimizer
+        return adam
+
+    @property
+    def adam_step(self) -> int:
+        """Updates that Adam's bias correction has counted."""
+        steps = {int(state["step"].item()) for state in self.adam.state.values()}
+        return steps.pop() if steps else 0
+
+    def set_adam_step(self, step: int) -> None:
+        """Make the moments exist and give every parameter a step counter of its own.
+
+        Megatron-core 0.16 hands all parameters one shared counter on load, which torch then advances once per
+        parameter; so checkpoints go through here instead.
+        """
+        for group in self.adam.param_groups:
+            for parameter in group["params"]:
+                state = self.adam.state[parameter]
+                if "exp_avg" not in state:
+                    state["exp_avg"] = torch.zeros_like(parameter)
+                    state["exp_avg_sq"] = torch.zeros_like(parameter)
+                device = parameter.device if self._fused else "cpu"
+                state["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)
+
+    def forget_adam_step(self) -> None:
+        """Remove the counters, which Megatron-core's load path cannot see beside the moments."""
+        for state in self.adam.state.values():
+            state.pop("step", None)
+
+    def step(self, learning_rate: float, loss_is_finite: bool) -> OptimizerStep:
+        """Clip, update and publish the new weights; leaves everything as it was when a number is not finite."""
+        self.distributed.prepare_grads()
+        gradients = self.distributed.get_main_grads_for_grad_norm()
+        grad_norm = self._global_norm(gradients)
+        applied = loss_is_finite and math.isfinite(grad_norm)
+        if applied:
+            self._clip(grad_norm)
+            for group in self.adam.param_groups:
+                group["lr"] = learning_rate * group["lr_mult"]
+            self.distributed.step_with_ready_grads()
+        return OptimizerStep(grad_norm, applied)
+
+    def publish_main_parameters(self) -> None:
+        """Make the model's weights those of the fp32 shards, on every data-parallel rank."""
+        self.distributed._copy_main_params_to_model_params()
+        self.model.start_param_sync(force_sync=True)
+
+    def _global_norm(self, gradients: list[torch.Tensor]) -> float:
+        device = next(self.model.parameters()).device
+        square = torch.zeros((), dtype=torch.float32, device=device)
+        if gradients:
+            square += torch.nn.utils.get_total_norm(gradients, 2.0).square()
+        dist.all_reduce(square, group=self.distributed.get_grad_stats_parallel_group())
+        return math.sqrt(square.item())
+
+    def _clip(self, grad_norm: float) -> None:
+        if self.clip_grad <= 0.0 or grad_norm <= self.clip_grad:
+            return
+        gradients = [p.grad for p in self.distributed.get_parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, self.clip_grad / (grad_norm + 1e-6))
