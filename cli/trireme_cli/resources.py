@@ -12,7 +12,9 @@ from rich.table import Table
 
 from trireme_cli.cluster import TABLE, Cluster, ClusterError, ResourceType
 
-Kubeconfig = Annotated[Path | None, typer.Option("--kubeconfig", help="Defaults to KUBECONFIG, then the local cluster.")]
+Kubeconfig = Annotated[
+    Path | None, typer.Option("--kubeconfig", help="Defaults to KUBECONFIG, then the local cluster.")
+]
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace.")]
 
 

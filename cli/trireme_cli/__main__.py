@@ -1,0 +1,5 @@
+"""`python -m trireme_cli`."""
+
+from trireme_cli.main import main
+
+main()
