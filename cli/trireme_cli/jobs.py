@@ -72,11 +72,11 @@ class AgentClient:
 
     def report(self, address: str, port: int = 7070, timeout_seconds: float = 1.0) -> Report | None:
         """The agent's report, or None while it does not answer."""
-        request = urllib.request.Request(  # noqa: S310 - the scheme is fixed
+        request = urllib.request.Request(
             f"http://{address}:{port}/v1/report", headers={"Authorization": f"Bearer {self._token}"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=timeout_seconds) as response:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=timeout_seconds) as response:
                 return Report.model_validate(json.load(response))
         except (OSError, urllib.error.URLError, ValueError):
             return None
