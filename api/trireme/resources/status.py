@@ -201,6 +201,7 @@ class CheckpointStatus(StatusModel):
     upload_seconds: float | None = Field(default=None, description="Upload time of the newest checkpoint.")
     stall_seconds: float | None = Field(default=None, description="Training time lost to the newest checkpoint.")
     failing_reason: str | None = Field(default=None, description="Why saves fail at present.")
+    failing_message: str | None = Field(default=None, max_length=4096, description="The same for people.")
 
 
 class FailureStatus(StatusModel):
