@@ -1,0 +1,1 @@
+"""Checkpoints in the object store: upload, two-phase commit, verification, retention."""
