@@ -120,7 +120,8 @@ class Watcher:
         if progress.step < self._fault_step or on_boundary or self._report.checkpoint.in_progress_step is not None:
             return
         slot = self._rng.choice(job.status.gang.slots)
-        assert slot.node is not None and committed is not None
+        assert slot.node is not None
+        assert committed is not None
         command = [sys.executable, "-m", "trireme_cli", "local", "kill-node", slot.node, "--dir", str(self._home)]
         subprocess.run(command, check=True, capture_output=True)
         self.timeline.fault = Fault(now, slot.node, progress.step, self._report.attempt, committed.step)
