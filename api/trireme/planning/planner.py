@@ -146,13 +146,13 @@ def _does_not_fit(request: PlanRequest, candidates: list[Layout]) -> PlanError:
 def smallest_nodes(request: PlanRequest) -> int | None:
     """The smallest number of nodes, above the one asked for, that some layout fits on; sizes asked for stay.
 
-    Every number up to 64 is tried, then powers of two and multiples of the layers' divisors they allow.
+    Every number up to 64 is tried, then powers of two up to MAX_NODES.
     """
-    counts = [*range(request.nodes + 1, 65), *(1 << k for k in range(7, 13))]
+    counts: list[int] = [*range(request.nodes + 1, 65), *(1 << k for k in range(7, 13))]
     for nodes in counts:
         if nodes <= request.nodes:
             continue
-        larger = request.model_copy(update={"nodes": nodes, "data": "auto"})
+        larger: PlanRequest = request.model_copy(update={"nodes": nodes, "data": "auto"})
         try:
             if any(_fits(_memory(larger, layout)) for layout in layouts(larger)):
                 return nodes

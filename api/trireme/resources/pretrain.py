@@ -1,6 +1,6 @@
 """PretrainJob: train a model from scratch (or on from a checkpoint) on raw text."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,6 +8,9 @@ from trireme.planning import PlanRequest
 from trireme.planning.shape import PRESETS, LlamaShape
 from trireme.resources.base import Glob, IntOrAuto, S3Uri, Strict
 from trireme.resources.common import TrainingJobSpec, placement
+from trireme.resources.kinds import KindInfo, SpecRule
+from trireme.resources.rules import JOB_COLUMNS, JOB_IMMUTABLE, JOB_RULES
+from trireme.resources.status import JobStatus
 
 PresetName = Literal[
     "llama-7b",
@@ -265,3 +268,53 @@ def plan_request(spec: PretrainSpec) -> PlanRequest:
         recompute=spec.training.recompute,
         **placement(spec),
     )
+
+
+class PretrainJob(Strict):
+    """A PretrainJob as it stands in a manifest; metadata is Kubernetes' own."""
+
+    api_version: Literal["trireme.dev/v1alpha1"]
+    kind: Literal["PretrainJob"]
+    metadata: dict[str, Any]
+    spec: PretrainSpec
+    status: JobStatus | None = None
+
+
+PRETRAIN_JOB = KindInfo(
+    kind="PretrainJob",
+    plural="pretrainjobs",
+    singular="pretrainjob",
+    short_names=("ptj",),
+    description="A language model trained from scratch on raw text, from manifest to exported model.",
+    spec_model=PretrainSpec,
+    status_model=JobStatus,
+    program="pretrain",
+    print_columns=JOB_COLUMNS,
+    immutable_paths=("model", "data", "training", *JOB_IMMUTABLE),
+    rules=(
+        *JOB_RULES,
+        SpecRule("model", "has(self.preset) != has(self.shape)", "exactly one of preset and shape must be set"),
+        SpecRule(
+            "model.shape",
+            "has(self.head_dim) || self.hidden_size % self.num_attention_heads == 0",
+            "hidden_size must be divisible by num_attention_heads, or head_dim be set",
+        ),
+        SpecRule(
+            "model.shape",
+            "!has(self.num_key_value_heads) || self.num_attention_heads % self.num_key_value_heads == 0",
+            "num_attention_heads must be divisible by num_key_value_heads",
+        ),
+        SpecRule("training", "has(self.steps) != has(self.tokens)", "exactly one of steps and tokens must be set"),
+        SpecRule(
+            "training.schedule",
+            "!(has(self.warmupSteps) && has(self.warmupRatio))",
+            "at most one of warmupSteps and warmupRatio may be set",
+        ),
+        SpecRule(
+            "data.validation",
+            "has(self.fraction) != has(self.sources)",
+            "exactly one of fraction and sources must be set",
+        ),
+    ),
+    plan_request=plan_request,
+)

@@ -1,0 +1,101 @@
+"""What a kind of resource is to the rest of the code. Operator, trainer and CLI ask here and never which kind it is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from trireme.planning import Plan, PlanRequest, plan
+from trireme.resources.common import TrainingJobSpec
+
+GROUP = "trireme.dev"
+VERSION = "v1alpha1"
+
+SpecT = TypeVar("SpecT", bound=TrainingJobSpec)
+
+
+class SpecError(ValueError):
+    """A spec that its model refuses: the field (dotted, from the spec's root) and why, of the first problem."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+        self.message = message
+
+
+@dataclass(frozen=True)
+class PrintColumn:
+    """A column of `kubectl get`; priority 1 columns are shown with -o wide."""
+
+    name: str
+    type: Literal["string", "integer", "number", "date"]
+    json_path: str
+    description: str
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class SpecRule:
+    """A CEL rule of a schema node, named by the dotted path of its node from the spec ('' is the spec)."""
+
+    path: str
+    rule: str
+    message: str
+
+
+@dataclass(frozen=True)
+class KindInfo(Generic[SpecT]):
+    """One kind of training job."""
+
+    kind: str
+    plural: str
+    singular: str
+    short_names: tuple[str, ...]
+    description: str
+    spec_model: type[SpecT]
+    status_model: type[BaseModel]
+    program: str
+    """Which trainer program the ranks run."""
+    print_columns: tuple[PrintColumn, ...]
+    immutable_paths: tuple[str, ...]
+    """Dotted paths, from the spec, of what never changes."""
+    rules: tuple[SpecRule, ...]
+    plan_request: Callable[[SpecT], PlanRequest]
+    """What the planner needs to know of a spec."""
+
+    @property
+    def api_version(self) -> str:
+        """apiVersion of a manifest."""
+        return f"{GROUP}/{VERSION}"
+
+    def parse(self, spec: Mapping[str, Any]) -> SpecT:
+        """A raw spec as its model, defaults filled in. Raises SpecError."""
+        try:
+            return self.spec_model.model_validate(spec)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            more = error.error_count() - 1
+            message = first["msg"].removeprefix("Value error, ")
+            raise SpecError(field, message + (f" (and {more} more)" if more else "")) from error
+
+    def plan(self, spec: SpecT) -> Plan:
+        """The layout of a job. Raises trireme.planning.PlanError."""
+        return plan(self.plan_request(spec))
+
+
+def all_kinds() -> tuple[KindInfo[Any], ...]:
+    """Every kind that can be served."""
+    from trireme.resources.pretrain import PRETRAIN_JOB
+
+    return (PRETRAIN_JOB,)
+
+
+def kind_named(name: str) -> KindInfo[Any]:
+    """The kind with this name, plural, singular or short name, whatever the case. Raises KeyError."""
+    wanted = name.lower()
+    for info in all_kinds():
+        if wanted in {info.kind.lower(), info.plural, info.singular, *info.short_names}:
+            return info
+    raise KeyError(f"no kind {name!r}; known: {', '.join(info.kind for info in all_kinds())}")

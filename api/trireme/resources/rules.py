@@ -1,0 +1,81 @@
+"""What every kind of training job shares in its CRD: CEL rules, immutable paths and print columns."""
+
+from trireme.resources.common import (
+    RESERVED_ENV_NAMES,
+    RESERVED_ENV_PREFIXES,
+    RESERVED_MOUNT_PATHS,
+    RESERVED_VOLUME_PREFIX,
+)
+from trireme.resources.kinds import PrintColumn, SpecRule
+
+JOB_COLUMNS = (
+    PrintColumn("State", "string", ".status.state", "Summary of the conditions."),
+    PrintColumn("Step", "integer", ".status.progress.step", "Completed optimizer steps."),
+    PrintColumn("Progress", "string", ".status.progress.percent", "Completed part."),
+    PrintColumn("Loss", "number", ".status.progress.loss", "Training loss of the last step."),
+    PrintColumn("Nodes", "string", ".status.gang.nodes", "Ready slots of all slots."),
+    PrintColumn("Restarts", "integer", ".status.restarts.total", "Restarts because of faults."),
+    PrintColumn("MFU", "number", ".status.progress.mfu", "Model FLOP utilization, 0 to 1.", priority=1),
+    PrintColumn("Last-Ckpt", "date", ".status.checkpoint.committedAt", "Age of the newest checkpoint.", priority=1),
+    PrintColumn("Age", "date", ".metadata.creationTimestamp", "Age of the job."),
+)
+
+JOB_IMMUTABLE = (
+    "parallelism",
+    "workers.nodes",
+    "workers.devicesPerNode",
+    "workers.accelerator",
+    "workers.image",
+    "checkpoint.uri",
+    "checkpoint.endpoint",
+    "checkpoint.region",
+    "checkpoint.pathStyle",
+    "checkpoint.caBundle",
+    "checkpoint.onExisting",
+)
+
+
+def _reserved_env_rule() -> str:
+    names = ", ".join(f"'{name}'" for name in RESERVED_ENV_NAMES)
+    prefixes = " || ".join(f"e.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)
+    return f"self.all(e, !(e.name in [{names}] || {prefixes}))"
+
+
+def _reserved_paths_rule() -> str:
+    paths = ", ".join(f"'{path}', '{path}/'" for path in RESERVED_MOUNT_PATHS)
+    return f"self.all(m, !(m.mountPath in [{paths}]))"
+
+
+JOB_RULES = (
+    SpecRule(
+        "workers.env",
+        _reserved_env_rule(),
+        "these names are set by Trireme and reserved: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT and their "
+        "like, POD_IP, POD_NAME, POD_NAMESPACE, NODE_NAME, and all that begin with PET_, TRIREME_ or TORCHELASTIC_",
+    ),
+    SpecRule(
+        "workers.volumes",
+        f"self.all(v, !v.name.startsWith('{RESERVED_VOLUME_PREFIX}'))",
+        f"volume names that begin with {RESERVED_VOLUME_PREFIX} are reserved",
+    ),
+    SpecRule(
+        "workers.volumeMounts",
+        _reserved_paths_rule(),
+        f"these mount paths are used by Trireme and reserved: {', '.join(RESERVED_MOUNT_PATHS)}",
+    ),
+    SpecRule(
+        "checkpoint.credentials",
+        "has(self.secretRef) != (has(self.workloadIdentity) && self.workloadIdentity)",
+        "exactly one of secretRef and workloadIdentity must be set",
+    ),
+    SpecRule(
+        "parallelism",
+        "self.engine != 'deepspeed'",
+        "engine deepspeed is not available yet; use megatron",
+    ),
+    SpecRule(
+        "parallelism",
+        "type(self.context) == string || self.context == 1",
+        "context parallelism is not available yet; leave it out or use 1",
+    ),
+)
