@@ -1,10 +1,11 @@
-"""Starts the ranks of an engine under test as processes of their own and collects what they saw."""
+"""Runs gangs of engine ranks as forked processes and collects what they saw."""
 
 from __future__ import annotations
 
 import copy
 import json
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -33,62 +34,82 @@ CONFIG: dict[str, Any] = {
     "seed": 7,
 }
 
+Layout = tuple[int, int, int]
+Seen = list[dict[str, Any]]
 
-def config(**changes: Any) -> dict[str, Any]:
-    """The common configuration with top-level fields replaced and dictionaries merged."""
+
+def engine_config(**changes: Any) -> dict[str, Any]:
+    """The common configuration with fields replaced and dictionaries merged."""
     merged = copy.deepcopy(CONFIG)
     for name, value in changes.items():
-        if isinstance(value, dict):
-            merged[name].update(value)
-        else:
-            merged[name] = value
+        merged[name] = merged[name] | value if isinstance(value, dict) else value
     return merged
 
 
-def run_gang(
-    folder: Path,
-    layout: tuple[int, int, int],
-    actions: list[dict[str, Any]],
-    engine_config: dict[str, Any] | None = None,
-    timeout_seconds: float = 200,
-) -> list[dict[str, Any]]:
-    """What every rank of (tensor, pipeline, data) saw; raises AssertionError with their output if one failed."""
-    tensor, pipeline, data = layout
-    number = len(list(folder.glob("plan-*.json")))
-    plan_path = folder / f"plan-{number}.json"
-    plan = {
-        "config": engine_config or CONFIG,
-        "layout": {"tensor": tensor, "pipeline": pipeline, "data": data},
-        "port": _free_port(),
-        "actions": actions,
-    }
-    plan_path.write_text(json.dumps(plan))
-    world_size = tensor * pipeline * data
-    logs = [folder / f"plan-{number}.rank-{rank}.log" for rank in range(world_size)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(RANK_PROGRAM), str(plan_path), str(rank)],
-            stdout=log.open("w"),
-            stderr=subprocess.STDOUT,
-            env=environment,
+class GangFailed(Exception):
+    """A rank ended with another code than 0; the message carries their output."""
+
+
+class Gangs:
+    """A process that has imported the engine and forks the ranks of one gang after another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._plans = 0
+        self._process = subprocess.Popen(
+            [sys.executable, str(RANK_PROGRAM)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            process_group=0,
         )
-        for rank, log in enumerate(logs)
-    ]
-    try:
-        codes = [process.wait(timeout_seconds) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    if any(codes):
-        raise AssertionError(f"exit codes {codes}\n" + "\n".join(log.read_text()[-3000:] for log in logs))
-    return [json.loads((folder / f"plan-{number}.seen.{rank}.json").read_text()) for rank in range(world_size)]
+
+    def close(self) -> None:
+        """End the process and any rank it still has."""
+        os.killpg(self._process.pid, 9)
+        self._process.communicate()
+
+    def run(
+        self,
+        layout: Layout,
+        actions: list[dict[str, Any]],
+        config: dict[str, Any] | None = None,
+        timeout_seconds: float = 240,
+    ) -> Seen:
+        """What every rank of (tensor, pipeline, data) saw; raises GangFailed."""
+        tensor, pipeline, data = layout
+        name = f"plan-{self._plans}"
+        self._plans += 1
+        path = self.folder / f"{name}.json"
+        plan = {
+            "config": config or CONFIG,
+            "layout": {"tensor": tensor, "pipeline": pipeline, "data": data},
+            "port": _free_port(),
+            "actions": actions,
+        }
+        path.write_text(json.dumps(plan))
+        codes = self._exit_codes(path, timeout_seconds)
+        if any(codes):
+            logs = sorted(self.folder.glob(f"{name}.rank-*.log"))
+            raise GangFailed(f"{codes}\n" + "\n".join(f"{log}:\n{log.read_text()[-3000:]}" for log in logs))
+        return [json.loads((self.folder / f"{name}.seen.{rank}.json").read_text()) for rank in range(len(codes))]
+
+    def _exit_codes(self, path: Path, timeout_seconds: float) -> list[int]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{path}\n")
+        self._process.stdin.flush()
+        ready, _, _ = select.select([self._process.stdout], [], [], timeout_seconds)
+        if not ready:
+            raise TimeoutError(f"{path} gave no answer in {timeout_seconds} s")
+        codes: list[int] = json.loads(self._process.stdout.readline())
+        return codes
 
 
-def download(seen: list[dict[str, Any]], into: Path) -> Path:
+def download(seen: Seen, into: Path) -> Path:
     """All ranks' files in one fresh directory, as a restore from the object store leaves them."""
-    into.mkdir()
+    into.mkdir(parents=True)
     for rank in seen:
         for name in rank["saved"]["files"]:
             shutil.copyfile(Path(rank["saved"]["directory"]) / name, into / name)

@@ -1,16 +1,21 @@
-"""One rank of an engine under test: runs the actions of a JSON plan and writes what it saw.
+"""Ranks of engines under test: imports the engine once, then forks the ranks of every plan named on standard input.
 
-    python engine_rank.py <plan.json> <rank>
+A rank runs the actions of its JSON plan and writes what it saw. One line of exit codes answers each plan.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
+import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from trireme_trainer.engines.interface import (
     EngineConfig,
     ModelShape,
@@ -20,10 +25,11 @@ from trireme_trainer.engines.interface import (
     ScheduleConfig,
     TokenBatch,
     create_engine,
+    preload_engine,
 )
 
 
-def engine_config(plan: dict[str, Any]) -> EngineConfig:
+def build_config(plan: dict[str, Any]) -> EngineConfig:
     fields = dict(plan["config"])
     return EngineConfig(
         model=ModelShape(**fields.pop("model")),
@@ -47,8 +53,39 @@ def batch_of(config: EngineConfig, step: int, data_rank: int, poison_step: int |
     return TokenBatch(tokens[rows, :-1], tokens[rows, 1:], mask[rows])
 
 
+def whole_logits(engine: Any, tokens: np.ndarray[Any, Any]) -> list[Any] | None:
+    """Logits `[batch, seq, vocab]` of a model on a gang with data 1, on the ranks of its last stage."""
+    import torch
+    from megatron.core import parallel_state, tensor_parallel
+    from megatron.core.pipeline_parallel import get_forward_backward_func
+
+    ids = torch.as_tensor(tokens)
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
+
+    def forward(_iterator: Any, model: Any) -> Any:
+        output = model(ids, positions, None)
+
+        def keep(logits: Any, non_loss_data: bool = False) -> Any:
+            return tensor_parallel.gather_from_tensor_model_parallel_region(logits.float())
+
+        return output, keep
+
+    with torch.no_grad():
+        kept = get_forward_backward_func()(
+            forward_step_func=forward,
+            data_iterator=iter([]),
+            model=[engine._model],
+            num_microbatches=1,
+            seq_length=ids.shape[1],
+            micro_batch_size=ids.shape[0],
+            forward_only=True,
+            collect_non_loss_data=True,
+        )
+    return kept[0].tolist() if parallel_state.is_pipeline_last_stage() else None
+
+
 def run(plan: dict[str, Any], rank: int) -> dict[str, Any]:
-    config = engine_config(plan)
+    config = build_config(plan)
     environment = RankEnvironment(
         rank=rank,
         world_size=config.layout.world_size,
@@ -72,7 +109,7 @@ def run(plan: dict[str, Any], rank: int) -> dict[str, Any]:
                         "loss": result.loss,
                         "grad_norm": result.grad_norm,
                         "learning_rate": result.learning_rate,
-                        "adam_step": engine.adam_step,  # type: ignore[attr-defined]
+                        "adam_step": engine.adam_step,
                         "skipped": result.skipped,
                     }
                 )
@@ -87,6 +124,8 @@ def run(plan: dict[str, Any], rank: int) -> dict[str, Any]:
             batches = [batch_of(config, 5000 + i, engine.data_parallel_rank) for i in range(2)]
             result_ = engine.evaluate(batches)
             seen["evaluation"] = {"loss": result_.loss, "tokens": result_.tokens}
+        elif name == "logits":
+            seen["logits"] = whole_logits(engine, batch_of(config, 5000, 0).tokens[:2])
         elif name == "export":
             exported = engine.export_hugging_face(Path(action["directory"]))
             seen["exported"] = {"files": list(exported.files), "parameters": exported.parameters}
@@ -96,8 +135,45 @@ def run(plan: dict[str, Any], rank: int) -> dict[str, Any]:
     return seen
 
 
+def run_rank(plan_path: Path, rank: int) -> int:
+    """In a forked child: the rank's exit code; its output goes to a log beside the plan."""
+    with plan_path.with_name(f"{plan_path.stem}.rank-{rank}.log").open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    try:
+        seen = run(json.loads(plan_path.read_text()), rank)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    plan_path.with_name(f"{plan_path.stem}.seen.{rank}.json").write_text(json.dumps(seen))
+    return 0
+
+
+def fork_rank(plan_path: Path, rank: int) -> int:
+    process = os.fork()
+    if process == 0:
+        code = run_rank(plan_path, rank)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return process
+
+
+def reap(ranks: list[int]) -> list[int]:
+    """Exit codes by rank; the first failure ends the others, which would only wait for it."""
+    codes: dict[int, int] = {}
+    while len(codes) < len(ranks):
+        process, status = os.wait()
+        codes[process] = os.waitstatus_to_exitcode(status)
+        if codes[process] != 0:
+            for other in set(ranks) - set(codes):
+                os.kill(other, signal.SIGKILL)
+    return [codes[process] for process in ranks]
+
+
 if __name__ == "__main__":
-    plan_path = Path(sys.argv[1])
-    rank_ = int(sys.argv[2])
-    seen_ = run(json.loads(plan_path.read_text()), rank_)
-    plan_path.with_name(f"{plan_path.stem}.seen.{rank_}.json").write_text(json.dumps(seen_))
+    preload_engine("megatron", "cpu")
+    for line in sys.stdin:
+        path = Path(line.strip())
+        world_size = math.prod(json.loads(path.read_text())["layout"].values())
+        print(json.dumps(reap([fork_rank(path, rank) for rank in range(world_size)])), flush=True)

@@ -5,6 +5,8 @@ Every rank of a job holds one `Engine`. All methods are collective: every rank c
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,6 +217,10 @@ class Engine(Protocol):
         """Width of the data axis."""
 
     @property
+    def adam_step(self) -> int:
+        """Updates counted by Adam's bias correction; equals `step`."""
+
+    @property
     def flops_per_token(self) -> float:
         """Forward plus backward operations of the model per trained token (trireme.planning.flops)."""
 
@@ -254,14 +260,30 @@ class Engine(Protocol):
         """Leave the process group and free memory; safe to call twice."""
 
 
+def preload_engine(name: str, device: Literal["cpu", "cuda"]) -> None:
+    """Import what an engine needs, seconds of work, so that ranks forked from this process start at once.
+
+    Opens no device and starts no thread: safe before a fork.
+    """
+    if name != "megatron":
+        raise EngineConfigError(f"engine {name!r} is not available: megatron is the only one")
+    _hush_known_warnings()
+    if device == "cpu":
+        from trireme_trainer.engines.megatron import cpu_bridge
+
+        cpu_bridge.install()
+    importlib.import_module("trireme_trainer.engines.megatron.engine")
+
+
+def _hush_known_warnings() -> None:
+    """Keep out of every rank's log what Megatron-core warns of on each start and nobody can act on."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.core\.")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.")
+
+
 def create_engine(config: EngineConfig, environment: RankEnvironment) -> Engine:
     """The engine named by the configuration; imports only that one. Raises EngineConfigError."""
-    if config.name == "megatron":
-        if environment.device == "cpu":
-            from trireme_trainer.engines.megatron import cpu_bridge
+    preload_engine(config.name, environment.device)
+    from trireme_trainer.engines.megatron.engine import MegatronEngine
 
-            cpu_bridge.install()
-        from trireme_trainer.engines.megatron.engine import MegatronEngine
-
-        return MegatronEngine(config, environment)
-    raise EngineConfigError(f"engine {config.name!r} is not available: megatron is the only one")
+    return MegatronEngine(config, environment)

@@ -41,7 +41,7 @@ class ScaledDotProductAttention(MegatronModule):  # type: ignore[misc]
         attention_mask: torch.Tensor | None = None,
         **_unused: Any,
     ) -> torch.Tensor:
-        """Query `[seq, batch, heads, size]`, key and value `[seq, batch, groups, size]` to `[seq, batch, heads*size]`."""
+        """Query `[seq, batch, heads, size]`, key, value `[seq, batch, groups, size]` to `[seq, batch, heads*size]`."""
         context = torch.nn.functional.scaled_dot_product_attention(
             query.permute(1, 2, 0, 3),
             key.permute(1, 2, 0, 3),

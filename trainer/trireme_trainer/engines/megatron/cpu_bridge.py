@@ -107,7 +107,7 @@ def _import_megatron_without_compiling() -> None:
     def identity(function: Any = None, **_options: Any) -> Any:
         return function if function is not None else lambda decorated: decorated
 
-    torch.compile = identity
+    torch.compile = identity  # type: ignore[assignment]
     try:
         import megatron.core.jit
 

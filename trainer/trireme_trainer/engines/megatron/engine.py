@@ -96,7 +96,7 @@ class MegatronEngine:
 
     @property
     def adam_step(self) -> int:
-        """Updates counted by Adam's bias correction; equals `step` unless a step was skipped."""
+        """Updates counted by Adam's bias correction; equals `step`."""
         return self._optimizer.adam_step
 
     @property

@@ -122,9 +122,10 @@ def _to_hugging_face(
 
 
 def _layer(name: str, whole: torch.Tensor, shape: ModelShape) -> Iterator[tuple[str, torch.Tensor]]:
+    # Megatron-core files a norm under the matrix that follows it, whether or not the two are fused.
     plain = {
-        "input_layernorm.weight": "input_layernorm.weight",
-        "pre_mlp_layernorm.weight": "post_attention_layernorm.weight",
+        "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
+        "mlp.linear_fc1.layer_norm_weight": "post_attention_layernorm.weight",
         "self_attention.linear_proj.weight": "self_attn.o_proj.weight",
         "mlp.linear_fc2.weight": "mlp.down_proj.weight",
     }

@@ -69,9 +69,11 @@ def transformer_config(config: EngineConfig, on_cpu: bool) -> TransformerConfig:
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
         calculate_per_token_loss=True,
-        # Weights come from `initial.fill`, which knows no layout.
-        perform_initialization=False,
-        use_cpu_initialization=on_cpu,
+        # Weights come from `initial.fill`, which knows no layout. Megatron-core's own initialisation still runs
+        # because it also marks the parameters that tensor ranks share out, which the gradient norm needs.
+        init_method=_leave_unfilled,
+        output_layer_init_method=_leave_unfilled,
+        embedding_init_method=_leave_unfilled,
         gradient_accumulation_fusion=False,
         masked_softmax_fusion=False,
         bias_activation_fusion=not on_cpu,
@@ -83,6 +85,10 @@ def transformer_config(config: EngineConfig, on_cpu: bool) -> TransformerConfig:
         recompute_num_layers=1 if config.recompute == "full" else None,
         finalize_model_grads_func=finalize_model_grads,
     )
+
+
+def _leave_unfilled(_weight: torch.Tensor) -> None:
+    """An initialiser that leaves the work to `initial.fill`."""
 
 
 def layer_spec() -> ModuleSpec:
