@@ -1,0 +1,1 @@
+"""The control loops of a small cluster, each a plain API client."""

@@ -1,0 +1,77 @@
+"""Which command an image stands for: there is no container runtime, so a table takes the registry's place."""
+
+from __future__ import annotations
+
+import fnmatch
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+DEFAULT_TABLE = Path(__file__).with_name("images.yaml")
+HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class ImageTableError(ValueError):
+    """The image table cannot be read."""
+
+
+class ImageNotFound(LookupError):
+    """No entry of the table matches the image."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a container of this image starts with."""
+
+    name: str
+    command: tuple[str, ...] = ()
+    path: str = HOST_PATH
+    env: dict[str, str] = field(default_factory=dict)
+
+
+def normalize(image: str) -> str:
+    """The image as the table names it: no docker.io/library/, always a tag or a digest."""
+    for prefix in ("docker.io/", "index.docker.io/", "library/"):
+        image = image.removeprefix(prefix)
+    if "@" in image or ":" in image.rsplit("/", 1)[-1]:
+        return image
+    return f"{image}:latest"
+
+
+class ImageTable:
+    """An ordered list of patterns; the first that matches an image's normalized name decides."""
+
+    def __init__(self, entries: list[dict[str, Any]]) -> None:
+        self._entries = entries
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> ImageTable:
+        """Read the table at `path`, followed by the default one. Raises `ImageTableError`."""
+        entries: list[dict[str, Any]] = []
+        for source in [path, DEFAULT_TABLE] if path else [DEFAULT_TABLE]:
+            try:
+                content = yaml.safe_load(source.read_text())
+                found = content["images"]
+                for entry in found:
+                    if not isinstance(entry["match"], str) or not isinstance(entry.get("command", []), list):
+                        raise TypeError(f"entry {entry!r}: match is a string, command a list")
+            except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+                raise ImageTableError(f"image table {source}: {error}") from error
+            entries += found
+        return cls(entries)
+
+    def find(self, image: str) -> Image:
+        """The entry for `image`. Raises `ImageNotFound`."""
+        name = normalize(image)
+        for entry in self._entries:
+            if fnmatch.fnmatchcase(name, entry["match"]):
+                path = HOST_PATH
+                if entry.get("python"):
+                    path = f"{Path(sys.executable).parent}:{HOST_PATH}"
+                command = tuple(str(part) for part in entry.get("command", ()))
+                env = {str(key): str(value) for key, value in (entry.get("env") or {}).items()}
+                return Image(name=name, command=command, path=path, env=env)
+        raise ImageNotFound(f"image {name!r} is in no entry of the image table")
