@@ -1,0 +1,164 @@
+"""Write the CustomResourceDefinitions of all kinds: `python -m trireme.resources.crdgen --out crds/`."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trireme.resources.common import MAX_JOB_NAME_LENGTH
+from trireme.resources.kinds import GROUP, VERSION, KindInfo, all_kinds
+from trireme.resources.schema import Schema, SchemaError, structural_schema
+
+MAX_CRD_BYTES = 200 * 1024
+"""`kubectl apply` keeps the whole manifest in an annotation, and annotations end at 256 KiB."""
+
+NAME_RULES = (
+    {
+        "rule": f"self.metadata.name.size() <= {MAX_JOB_NAME_LENGTH}",
+        "message": f"metadata.name must have at most {MAX_JOB_NAME_LENGTH} characters: it is part of the pods' names",
+    },
+    {
+        "rule": "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+        "message": "metadata.name must be a DNS label that begins with a letter: it is the name of a Service",
+    },
+)
+
+
+def crd(info: KindInfo[Any]) -> dict[str, Any]:
+    """The CustomResourceDefinition of a kind."""
+    spec = structural_schema(info.spec_model)
+    for rule in info.rules:
+        _add_rule(_node(spec, rule.path), {"rule": rule.rule, "message": rule.message})
+    for path in info.immutable_paths:
+        _add_immutable(spec, path)
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": f"{info.plural}.{GROUP}",
+            "labels": {"app.kubernetes.io/name": "trireme", "app.kubernetes.io/part-of": "trireme"},
+        },
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": info.kind,
+                "listKind": f"{info.kind}List",
+                "plural": info.plural,
+                "singular": info.singular,
+                "shortNames": list(info.short_names),
+                "categories": ["all", "trireme"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": [_column(info, i) for i in range(len(info.print_columns))],
+                    "schema": {"openAPIV3Schema": _root(info, spec)},
+                }
+            ],
+        },
+    }
+
+
+def _root(info: KindInfo[Any], spec: Schema) -> Schema:
+    status = structural_schema(info.status_model, bounded=False, defaults=False)
+    return {
+        "description": info.description,
+        "type": "object",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"description": f"Version of this form: {info.api_version}.", "type": "string"},
+            "kind": {"description": f"Kind of this object: {info.kind}.", "type": "string"},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": status,
+        },
+        "x-kubernetes-validations": [dict(rule) for rule in NAME_RULES],
+    }
+
+
+def _column(info: KindInfo[Any], index: int) -> dict[str, Any]:
+    column = info.print_columns[index]
+    row: dict[str, Any] = {
+        "name": column.name,
+        "type": column.type,
+        "description": column.description,
+        "jsonPath": column.json_path,
+    }
+    return {**row, "priority": column.priority} if column.priority else row
+
+
+def _node(spec: Schema, path: str) -> Schema:
+    """The schema at a dotted path. Raises SchemaError where the model has no such field."""
+    node = spec
+    for part in path.split(".") if path else []:
+        try:
+            node = node["properties"][part]
+        except KeyError:
+            raise SchemaError(f"spec.{path}: no field {part!r}") from None
+    return node
+
+
+def _add_rule(node: Schema, rule: dict[str, str]) -> None:
+    node.setdefault("x-kubernetes-validations", []).append(rule)
+
+
+def _add_immutable(spec: Schema, path: str) -> None:
+    """A transition rule on the field's parent, so that adding or removing the field is caught as well."""
+    parent_path, _, field = path.rpartition(".")
+    parent = _node(spec, parent_path)
+    _node(spec, path)
+    same = f"self.{field} == oldSelf.{field}"
+    always = field in parent.get("required", []) or "default" in parent["properties"][field]
+    _add_rule(
+        parent,
+        {
+            "rule": same if always else f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || {same})",
+            "message": f"{path} is immutable",
+            "fieldPath": f".{field}",
+        },
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists indented under their key, no anchors."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def render(info: KindInfo[Any]) -> str:
+    """The YAML text of a kind's CRD. Raises SchemaError when it is too large for `kubectl apply`."""
+    body = yaml.dump(crd(info), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
+    text = "# Generated from the models by `make crds`; do not edit.\n" + body
+    if len(text.encode()) > MAX_CRD_BYTES:
+        raise SchemaError(f"{info.plural}: {len(text.encode())} bytes, more than {MAX_CRD_BYTES}")
+    return text
+
+
+def file_name(info: KindInfo[Any]) -> str:
+    """File of a kind's CRD in crds/."""
+    return f"{GROUP}_{info.plural}.yaml"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write one file per kind; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    out: Path = parser.parse_args(argv).out
+    out.mkdir(parents=True, exist_ok=True)
+    for info in all_kinds():
+        (out / file_name(info)).write_text(render(info))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
