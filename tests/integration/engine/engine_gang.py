@@ -107,6 +107,29 @@ class Gangs:
         return codes
 
 
+class TrainedRuns:
+    """25 steps of the common configuration per layout, run once for all tests, saved after step 12."""
+
+    steps = 25
+    saved_step = 12
+
+    def __init__(self, gangs: Gangs, folder: Path) -> None:
+        self._gangs = gangs
+        self._folder = folder
+        self._runs: dict[Layout, Seen] = {}
+
+    def of(self, layout: Layout) -> Seen:
+        if layout not in self._runs:
+            directory = self._folder / "-".join(map(str, layout))
+            actions = [
+                {"do": "train", "steps": self.saved_step},
+                {"do": "save", "directory": str(directory)},
+                {"do": "train", "steps": self.steps - self.saved_step},
+            ]
+            self._runs[layout] = self._gangs.run(layout, actions)
+        return self._runs[layout]
+
+
 def download(seen: Seen, into: Path) -> Path:
     """All ranks' files in one fresh directory, as a restore from the object store leaves them."""
     into.mkdir(parents=True)

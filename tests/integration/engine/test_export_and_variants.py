@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TrainedRuns
-from engine_gang import Gangs, engine_config
+from engine_gang import Gangs, TrainedRuns, engine_config
 from engine_rank import batch_of, build_config
 
 TIED_BF16 = engine_config(model={"tie_word_embeddings": True}, precision="bf16", recompute="full")

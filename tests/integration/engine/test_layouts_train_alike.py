@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import TrainedRuns
-from engine_gang import Layout
+from engine_gang import Layout, TrainedRuns
 
 LAYOUTS = [(2, 1, 1), (1, 2, 1), (2, 2, 1), (2, 1, 2), (1, 2, 2), (2, 2, 2)]
 

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import TrainedRuns
-from engine_gang import GangFailed, Gangs, Layout, download
+from engine_gang import GangFailed, Gangs, Layout, TrainedRuns, download
 
 
 @pytest.mark.parametrize("layout", [(2, 2, 1), (2, 2, 2)], ids=str)

@@ -1,6 +1,6 @@
 """Sharded checkpoints on a local disk: one safetensors file per rank and one JSON index. No pickle.
 
-A global tensor is a set of chunks, boxes that tile it. A rank writes the chunks it owns to a file of its own;
+A global tensor is a regular grid of chunks. A rank writes the chunks it owns to a file of its own;
 the index says for every tensor where each chunk lies, so a reader of any layout can cut out the box it needs.
 """
 
@@ -204,20 +204,21 @@ class ShardReader:
 
 
 def _check_tiling(key: str, tensor: StoredTensor) -> None:
-    covered = 0
+    """Chunks of one shape at distinct multiples of it, as many as fill the tensor: none overlaps or is missing."""
+    shape = tensor.chunks[0].shape
     seen: set[Box] = set()
     for chunk in tensor.chunks:
-        same = chunk.dtype == tensor.dtype and chunk.global_shape == tensor.shape
-        inside = len(chunk.offset) == len(chunk.shape) == len(tensor.shape) and all(
-            start >= 0 and start + length <= size
-            for start, length, size in zip(chunk.offset, chunk.shape, tensor.shape, strict=True)
+        alike = (chunk.dtype, chunk.global_shape, chunk.shape) == (tensor.dtype, tensor.shape, shape)
+        on_grid = len(chunk.offset) == len(shape) == len(tensor.shape) and all(
+            length > 0 and start % length == 0 and start + length <= size
+            for start, length, size in zip(chunk.offset, shape, tensor.shape, strict=True)
         )
-        if not same or not inside or chunk.offset in seen or chunk.dtype not in _DTYPES:
+        if not alike or not on_grid or min(chunk.offset) < 0 or chunk.offset in seen or chunk.dtype not in _DTYPES:
             raise CheckpointFormatError(f"tensor {key}: chunk at {chunk.offset} of {chunk.shape} does not fit")
         seen.add(chunk.offset)
-        covered += math.prod(chunk.shape)
-    if covered != math.prod(tensor.shape):
-        raise CheckpointFormatError(f"tensor {key}: its chunks hold {covered} of {math.prod(tensor.shape)} elements")
+    covered, whole = len(tensor.chunks) * math.prod(shape), math.prod(tensor.shape)
+    if covered != whole:
+        raise CheckpointFormatError(f"tensor {key}: its chunks hold {covered} of {whole} elements")
 
 
 def _overlap(
