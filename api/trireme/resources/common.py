@@ -89,6 +89,11 @@ class Accelerator(Strict):
         return self.resource_name or HARDWARE[self.kind].resource_name
 
 
+def _list_map(key: str) -> dict[str, Any]:
+    """Items are told apart by a key, as in a Pod: no duplicates, and server-side apply merges by it."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+
+
 class EnvVar(Passthrough):
     """An environment variable of the trainer container, as in a Pod."""
 
@@ -144,7 +149,10 @@ class Workers(Strict):
         default=None, description="When the image is pulled; Kubernetes' default when left out."
     )
     image_pull_secrets: list[LocalReference] = Field(
-        default_factory=list, max_length=16, description="Secrets with registry credentials."
+        default_factory=list,
+        max_length=16,
+        description="Secrets with registry credentials.",
+        json_schema_extra=_list_map("name"),
     )
     resources: Resources = Field(
         default_factory=Resources, description="Requests and limits added to those of the devices."
@@ -153,14 +161,22 @@ class Workers(Strict):
         default=None, description="Size limit of /dev/shm, held in memory; the node's default when left out."
     )
     env: list[EnvVar] = Field(
-        default_factory=list, max_length=128, description="Environment variables of the trainer container."
+        default_factory=list,
+        max_length=128,
+        description="Environment variables of the trainer container.",
+        json_schema_extra=_list_map("name"),
     )
     env_from: list[RawObject] = Field(
         default_factory=list, max_length=16, description="ConfigMaps and Secrets taken as environment, as in a Pod."
     )
-    volumes: list[Volume] = Field(default_factory=list, max_length=32, description="Volumes of the pod.")
+    volumes: list[Volume] = Field(
+        default_factory=list, max_length=32, description="Volumes of the pod.", json_schema_extra=_list_map("name")
+    )
     volume_mounts: list[VolumeMount] = Field(
-        default_factory=list, max_length=64, description="Volume mounts of the trainer container."
+        default_factory=list,
+        max_length=64,
+        description="Volume mounts of the trainer container.",
+        json_schema_extra=_list_map("mountPath"),
     )
     node_selector: LabelMap = Field(default_factory=dict, max_length=32, description="Labels that a node must have.")
     affinity: RawObject | None = Field(default=None, description="Scheduling affinity, as in a Pod.")

@@ -315,6 +315,18 @@ PRETRAIN_JOB = KindInfo(
             "has(self.fraction) != has(self.sources)",
             "exactly one of fraction and sources must be set",
         ),
+        SpecRule(
+            "",
+            "!has(self.model.shape) || !has(self.model.shape.max_position_embeddings) || "
+            "self.data.sequenceLength <= self.model.shape.max_position_embeddings",
+            "data.sequenceLength must not exceed the model's max_position_embeddings",
+        ),
+        SpecRule(
+            "",
+            "!has(self.model.shape) || !has(self.data.tokenizer.vocabSize) || "
+            "self.data.tokenizer.vocabSize <= self.model.shape.vocab_size",
+            "data.tokenizer.vocabSize must not exceed the model's vocab_size",
+        ),
     ),
     plan_request=plan_request,
 )
