@@ -1,0 +1,76 @@
+"""Names, labels and owner of a job's objects. All deterministic, so that two leaders cannot create two of anything."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from trireme.resources import GROUP, VERSION
+
+LABEL_NAME = f"{GROUP}/job-name"
+LABEL_UID = f"{GROUP}/job-uid"
+LABEL_KIND = f"{GROUP}/job-kind"
+LABEL_SLOT = f"{GROUP}/slot"
+AGENT_PORT = 7070
+METRICS_PORT = 9464
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the objects of one job are called."""
+
+    kind: str
+    namespace: str
+    job: str
+    uid: str
+
+    @property
+    def service(self) -> str:
+        return self.job
+
+    @property
+    def config_map(self) -> str:
+        return f"{self.job}-{self.uid[:8]}-config"
+
+    @property
+    def secret(self) -> str:
+        return f"{self.job}-{self.uid[:8]}-agent"
+
+    def pod(self, slot: int) -> str:
+        return f"{self.job}-{slot}"
+
+    def selector(self) -> dict[str, str]:
+        """Labels that only this job's pods have."""
+        return {LABEL_UID: self.uid}
+
+    def labels(self) -> dict[str, str]:
+        """Labels of every object of the job."""
+        return {
+            LABEL_NAME: self.job,
+            LABEL_UID: self.uid,
+            LABEL_KIND: self.kind,
+            "app.kubernetes.io/name": "trireme",
+            "app.kubernetes.io/instance": self.job,
+            "app.kubernetes.io/component": "trainer",
+            "app.kubernetes.io/part-of": "trireme",
+            "app.kubernetes.io/managed-by": "trireme-operator",
+        }
+
+    def owner(self) -> dict[str, Any]:
+        """The owner reference by which the cluster deletes the objects with the job."""
+        return {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": self.kind,
+            "name": self.job,
+            "uid": self.uid,
+            "controller": True,
+            "blockOwnerDeletion": False,
+        }
+
+    def metadata(self, name: str, **more: Any) -> dict[str, Any]:
+        """metadata of one object."""
+        return {
+            "name": name,
+            "namespace": self.namespace,
+            "labels": self.labels(),
+            "ownerReferences": [self.owner()],
+            **more,
+        }

@@ -1,0 +1,163 @@
+"""The pod of a slot: the agent's container, with what the spec hands on."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from trireme.resources.common import TrainingJobSpec
+from trireme.resources.status import Resolved
+from trireme_operator.build.names import AGENT_PORT, LABEL_SLOT, METRICS_PORT, Names
+from trireme_operator.decide.room import pod_resources
+
+CONTAINER = "trainer"
+CA_PATH = "/etc/trireme-ca"
+HOSTNAME_LABEL = "kubernetes.io/hostname"
+USER_ID = 1000
+
+
+def pod(
+    names: Names, spec: TrainingJobSpec, resolved: Resolved, slot: int, excluded_nodes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Manifest of a slot's pod. It carries no attempt: a pod lives through attempts."""
+    workers = spec.workers
+    metadata = names.metadata(names.pod(slot), annotations=dict(workers.annotations))
+    metadata["labels"] = {**workers.labels, **names.labels(), LABEL_SLOT: str(slot)}
+    drain = spec.fault_tolerance.timeouts.drain_seconds
+    grace = workers.termination_grace_period_seconds
+    pod_spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "enableServiceLinks": False,
+        "automountServiceAccountToken": False,
+        "hostname": names.pod(slot),
+        "subdomain": names.service,
+        "terminationGracePeriodSeconds": drain + 30 if grace is None else grace,
+        "securityContext": _pod_security(workers.security_context),
+        "affinity": _affinity(names, workers.affinity, excluded_nodes),
+        "containers": [_container(names, spec, resolved, slot)],
+        "volumes": _volumes(names, spec),
+    }
+    optional = {
+        "nodeSelector": dict(workers.node_selector),
+        "tolerations": [dict(t) for t in workers.tolerations],
+        "imagePullSecrets": [{"name": s.name} for s in workers.image_pull_secrets],
+        "serviceAccountName": workers.service_account_name,
+        "priorityClassName": workers.priority_class_name,
+        "schedulerName": workers.scheduler_name,
+    }
+    pod_spec |= {name: value for name, value in optional.items() if value}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod_spec}
+
+
+def _container(names: Names, spec: TrainingJobSpec, resolved: Resolved, slot: int) -> dict[str, Any]:
+    workers = spec.workers
+    resources = pod_resources(spec)
+    container: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": resolved.image,
+        "command": ["python", "-m", "trireme_trainer.agent"],
+        "env": _env(names, spec, slot),
+        "envFrom": _env_from(spec),
+        "ports": [
+            {"name": "agent", "containerPort": AGENT_PORT, "protocol": "TCP"},
+            {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
+        ],
+        "resources": resources.to_manifest(),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "trireme-config", "mountPath": "/etc/trireme", "readOnly": True},
+            {"name": "trireme-scratch", "mountPath": "/scratch"},
+            *([{"name": "trireme-shm", "mountPath": "/dev/shm"}] if workers.shared_memory else []),
+            *(
+                [{"name": "trireme-ca", "mountPath": CA_PATH, "readOnly": True}]
+                if spec.checkpoint.ca_bundle is not None
+                else []
+            ),
+            *(mount.model_dump(mode="json", by_alias=True, exclude_none=True) for mount in workers.volume_mounts),
+        ],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    if workers.image_pull_policy:
+        container["imagePullPolicy"] = workers.image_pull_policy
+    return container
+
+
+def _env(names: Names, spec: TrainingJobSpec, slot: int) -> list[dict[str, Any]]:
+    def field(name: str, path: str) -> dict[str, Any]:
+        return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+    env: list[dict[str, Any]] = [
+        {"name": "TRIREME_JOB_FILE", "value": "/etc/trireme/job.json"},
+        {"name": "TRIREME_SLOT", "value": str(slot)},
+        {
+            "name": "TRIREME_AGENT_TOKEN",
+            "valueFrom": {"secretKeyRef": {"name": names.secret, "key": "token"}},
+        },
+        {"name": "TRIREME_AGENT_PORT", "value": str(AGENT_PORT)},
+        {"name": "TRIREME_SCRATCH", "value": "/scratch"},
+        field("POD_IP", "status.podIP"),
+        field("POD_NAME", "metadata.name"),
+        field("POD_NAMESPACE", "metadata.namespace"),
+        field("NODE_NAME", "spec.nodeName"),
+    ]
+    bundle = spec.checkpoint.ca_bundle
+    if bundle is not None:
+        env.append({"name": "AWS_CA_BUNDLE", "value": f"{CA_PATH}/{bundle.config_map_ref.key}"})
+    env += [entry.model_dump(mode="json", by_alias=True, exclude_none=True) for entry in spec.workers.env]
+    return env
+
+
+def _env_from(spec: TrainingJobSpec) -> list[dict[str, Any]]:
+    sources = [dict(source) for source in spec.workers.env_from]
+    credentials = spec.checkpoint.credentials
+    if credentials is not None and credentials.secret_ref is not None:
+        sources.append({"secretRef": {"name": credentials.secret_ref.name}})
+    return sources
+
+
+def _volumes(names: Names, spec: TrainingJobSpec) -> list[dict[str, Any]]:
+    workers = spec.workers
+    volumes: list[dict[str, Any]] = [
+        {"name": "trireme-config", "configMap": {"name": names.config_map}},
+        {"name": "trireme-scratch", "emptyDir": {}},
+    ]
+    if workers.shared_memory:
+        volumes.append({"name": "trireme-shm", "emptyDir": {"medium": "Memory", "sizeLimit": workers.shared_memory}})
+    bundle = spec.checkpoint.ca_bundle
+    if bundle is not None:
+        reference = bundle.config_map_ref
+        items = [{"key": reference.key, "path": reference.key}]
+        volumes.append({"name": "trireme-ca", "configMap": {"name": reference.name, "items": items}})
+    volumes += [v.model_dump(mode="json", by_alias=True, exclude_none=True) for v in workers.volumes]
+    return volumes
+
+
+def _pod_security(given: dict[str, Any] | None) -> dict[str, Any]:
+    """The Restricted pod security standard, unless the spec says otherwise field by field."""
+    base = {
+        "runAsNonRoot": True,
+        "runAsUser": USER_ID,
+        "runAsGroup": USER_ID,
+        "fsGroup": USER_ID,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    return {**base, **(given or {})}
+
+
+def _affinity(names: Names, given: dict[str, Any] | None, excluded_nodes: Sequence[str]) -> dict[str, Any]:
+    """The spec's affinity, with every slot on a node of its own and excluded nodes left out."""
+    affinity = copy.deepcopy(given or {})
+    spread = {"labelSelector": {"matchLabels": names.selector()}, "topologyKey": HOSTNAME_LABEL}
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    affinity.setdefault("podAntiAffinity", {}).setdefault(required, []).append(spread)
+    if excluded_nodes:
+        keep_off = {"key": "metadata.name", "operator": "NotIn", "values": sorted(excluded_nodes)}
+        node = affinity.setdefault("nodeAffinity", {}).setdefault(required, {})
+        terms = node.setdefault("nodeSelectorTerms", [])
+        if not terms:
+            terms.append({})
+        for term in terms:  # terms are alternatives: each of them must keep off
+            term.setdefault("matchFields", []).append(keep_off)
+    return affinity

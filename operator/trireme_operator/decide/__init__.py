@@ -1,0 +1,44 @@
+"""The operator's judgement: pure functions from what was observed to what is to be done."""
+
+from trireme_operator.decide.core import decide, situation
+from trireme_operator.decide.kinds import Admitted, Kind, Refused
+from trireme_operator.decide.model import (
+    Action,
+    Claim,
+    Contact,
+    CreatePod,
+    Decision,
+    DeleteJob,
+    DeletePod,
+    EnsureObjects,
+    JobEvent,
+    JobView,
+    NodeView,
+    Observed,
+    PodView,
+    Policy,
+    PutTarget,
+)
+
+__all__ = [
+    "Action",
+    "Admitted",
+    "Claim",
+    "Contact",
+    "CreatePod",
+    "Decision",
+    "DeleteJob",
+    "DeletePod",
+    "EnsureObjects",
+    "JobEvent",
+    "JobView",
+    "Kind",
+    "NodeView",
+    "Observed",
+    "PodView",
+    "Policy",
+    "PutTarget",
+    "Refused",
+    "decide",
+    "situation",
+]

@@ -1,0 +1,76 @@
+"""What to do in the stage that the stored status says the job is in. Nothing here changes status."""
+
+from trireme.resources.status import GangPhase
+from trireme_operator.decide import room, targets
+from trireme_operator.decide.model import Action, CreatePod, DeleteJob, DeletePod, EnsureObjects, PodView, seconds_since
+from trireme_operator.decide.situation import Situation
+
+
+def actions(s: Situation) -> tuple[Action, ...]:
+    """All actions that the stored stage asks for and that are not done yet."""
+    phase = s.gang.phase
+    if phase in (GangPhase.WAITING, GangPhase.STOPPED):
+        return _clear(s)
+    told: tuple[Action, ...] = targets.puts(s)
+    if phase == GangPhase.FENCING:
+        return (*told, *_clear_fenced(s))
+    if phase == GangPhase.FORMING:
+        return (*told, *_form(s))
+    if phase == GangPhase.FINISHED:
+        return (*told, *_finish(s))
+    return told
+
+
+def _clear(s: Situation) -> tuple[Action, ...]:
+    """No pods are wanted."""
+    return tuple(_delete(s, pod, f"gang is {s.gang.phase.value.lower()}") for pod in s.observed.pods if _worth(s, pod))
+
+
+def _clear_fenced(s: Situation) -> tuple[Action, ...]:
+    """Pods that ended make room for their successors once their slot is fenced."""
+    return tuple(
+        _delete(s, pod, "pod ended")
+        for slot, pod in s.pods.items()
+        if pod.finished and s.fenced(slot) and _worth(s, pod)
+    )
+
+
+def _form(s: Situation) -> tuple[Action, ...]:
+    """Replace what cannot serve, create what is missing; all of it or nothing."""
+    deletions: list[Action] = []
+    for slot, pod in s.pods.items():
+        reason = room.unusable(s, slot)
+        if reason is not None and _worth(s, pod):
+            deletions.append(_delete(s, pod, reason))
+    deletions += [
+        _delete(s, pod, "not a slot") for pod in s.observed.pods if pod.slot not in s.slots and _worth(s, pod)
+    ]
+    missing = room.missing(s)
+    not_before = s.gang.not_before
+    waits = not_before is not None and s.now < not_before.timestamp()
+    if not missing or waits or room.shortage(s) is not None:
+        return tuple(deletions)
+    excluded = room.excluded_nodes(s)
+    return (*deletions, EnsureObjects(), *(CreatePod(slot=slot, excluded_nodes=excluded) for slot in missing))
+
+
+def _finish(s: Situation) -> tuple[Action, ...]:
+    """Released agents end their pods; what has not ended after a grace is deleted; later the job itself goes."""
+    done = s.status.completion_time
+    ended = seconds_since(done, s.now)
+    ttl = s.spec.ttl_seconds_after_finished
+    if ttl is not None and done is not None and ended >= ttl:
+        return (DeleteJob(),)
+    if ended <= s.observed.policy.release_grace_seconds:
+        return ()
+    return tuple(_delete(s, pod, "job has finished") for pod in s.observed.pods if not pod.finished and _worth(s, pod))
+
+
+def _worth(s: Situation, pod: PodView) -> bool:
+    """Whether a delete changes anything: the pod is not on its way out yet, or must be forced."""
+    return not pod.deleting or room.must_force(s, pod)
+
+
+def _delete(s: Situation, pod: PodView, reason: str) -> DeletePod:
+    force = room.must_force(s, pod)
+    return DeletePod(name=pod.name, uid=pod.uid, resource_version=pod.resource_version, reason=reason, force=force)

@@ -1,0 +1,155 @@
+"""decide(): from everything that was observed to one status write, or to actions. Pure."""
+
+from dataclasses import replace
+
+from trireme.protocol import PROTOCOL_VERSION
+from trireme.resources.status import ConditionType, GangPhase, JobStatus, Resolved
+from trireme_operator.decide import acting, conditions, gang, progress, timekeeping
+from trireme_operator.decide.kinds import Admitted, Kind, Refused, admit, parse
+from trireme_operator.decide.model import Decision, JobEvent, Observed, seconds_since, to_time
+from trireme_operator.decide.situation import Situation
+
+
+def decide(observed: Observed, kind: Kind) -> Decision:
+    """What to do next for one job.
+
+    Answers either a status to write (with the events that it means) or actions that the stored status covers,
+    never both: a stage begins with its record in status, and actions for it follow when that write was seen.
+    """
+    if observed.job.deleting:
+        return Decision()
+    old = observed.job.status
+    begun = old if old.time.open or old.completion_time else _begin(observed, old)
+    if begun.resolved is None:
+        return _admission(observed, kind, begun)
+    s = situation(observed, kind)
+    if s is None:
+        return Decision()
+    if s.gang.phase == GangPhase.FINISHED:
+        return Decision(actions=acting.actions(s), requeue_seconds=5.0)
+    facts = progress.absorb(s, s.status)
+    told = progress.checkpoint_events(s.status.checkpoint, facts.checkpoint)
+    ahead = Situation(_with_status(observed, facts), s.spec, s.resolved)
+    step = gang.advance(ahead)
+    if step is not None:
+        new, events = step
+        return Decision(status=_settle(ahead, new), events=(*told, *events), requeue_seconds=0.0)
+    new = _settle(ahead, facts)
+    if _worth_writing(observed, old, new):
+        return Decision(status=new, events=told, requeue_seconds=0.0)
+    return Decision(actions=acting.actions(s), requeue_seconds=1.0)
+
+
+def situation(observed: Observed, kind: Kind) -> Situation | None:
+    """The working view of an accepted job; None when its status was never resolved."""
+    resolved = observed.job.status.resolved
+    if resolved is None:
+        return None
+    live = parse(kind, observed.job.spec)
+    frozen = parse(kind, resolved.spec)
+    spec = live or frozen
+    if spec is None:
+        return None
+    if frozen is not None and live is not None:
+        # An upgrade may bring new defaults: what is not mutable stays as it was resolved.
+        spec = frozen.model_copy(
+            update={
+                "suspend": live.suspend,
+                "ttl_seconds_after_finished": live.ttl_seconds_after_finished,
+                "active_deadline_seconds": live.active_deadline_seconds,
+                "fault_tolerance": live.fault_tolerance,
+                "checkpoint": frozen.checkpoint.model_copy(
+                    update={
+                        "interval_steps": live.checkpoint.interval_steps,
+                        "interval_seconds": live.checkpoint.interval_seconds,
+                        "keep": live.checkpoint.keep,
+                    }
+                ),
+            }
+        )
+    return Situation(observed, spec, resolved)
+
+
+def _begin(observed: Observed, status: JobStatus) -> JobStatus:
+    return status.model_copy(update={"time": timekeeping.started(observed.job.created)})
+
+
+def _admission(observed: Observed, kind: Kind, status: JobStatus) -> Decision:
+    """Accept and freeze, or refuse with the numbers; a refused spec is looked at again when it was edited."""
+    accepted = ConditionType.ACCEPTED
+    known = status.condition(accepted)
+    if known is not None and known.status == "False" and known.observed_generation == observed.job.generation:
+        return Decision()
+    verdict = admit(kind, observed.job.name, observed.job.spec)
+    if isinstance(verdict, Refused):
+        status = conditions.put(status, observed, accepted, "False", verdict.reason, verdict.message)
+        status = conditions.refresh(status, observed, None)
+        event = JobEvent("Warning", "Rejected", f"{verdict.reason}: {verdict.message}")
+        return Decision(status=status, events=(event,))
+    resolved = _resolve(observed, kind, verdict)
+    status = status.model_copy(
+        update={
+            "resolved": resolved,
+            "start_time": to_time(observed.now),
+            "gang": status.gang.model_copy(update={"phase_since": to_time(observed.now)}),
+        }
+    )
+    ahead = Situation(_with_status(observed, status), verdict.spec, resolved)
+    event = JobEvent("Normal", "Accepted", f"{resolved.slots} pods with {resolved.ranks_per_slot} ranks each")
+    return Decision(status=_settle(ahead, status), events=(event,), requeue_seconds=0.0)
+
+
+def _resolve(observed: Observed, kind: Kind, verdict: Admitted) -> Resolved:
+    workers = verdict.spec.workers
+    return Resolved(
+        spec=verdict.spec.to_manifest(),
+        plan=dict(verdict.plan),
+        image=workers.image or observed.policy.default_image,
+        protocol=PROTOCOL_VERSION,
+        slots=workers.nodes,
+        ranks_per_slot=workers.devices_per_node,
+        program=kind.program,
+        at=to_time(observed.now),
+    )
+
+
+def _with_status(observed: Observed, status: JobStatus) -> Observed:
+    return replace(observed, job=replace(observed.job, status=status))
+
+
+def _settle(s: Situation, status: JobStatus) -> JobStatus:
+    """Conditions, state, ready count and time account for the status about to be written."""
+    ready = sum(1 for slot in s.slots if (c := s.contact(slot)) and c.last is not None and not c.error)
+    status = status.model_copy(update={"gang": status.gang.model_copy(update={"nodes": f"{ready}/{s.resolved.slots}"})})
+    status = conditions.refresh(status, s.observed, s)
+    if status.gang.phase == GangPhase.FINISHED:
+        return status.model_copy(update={"time": timekeeping.finished(status.time, s.now)})
+    # What agents have not reported when ranks end belongs to what follows.
+    running = s.gang.phase in progress.RUN_PHASES
+    category = conditions.nominal_category(status)
+    return status.model_copy(update={"time": timekeeping.switch(status.time, s.now, category, keep_open=running)})
+
+
+def _worth_writing(observed: Observed, old: JobStatus, new: JobStatus) -> bool:
+    """Whether anything but running numbers changed, or these are due."""
+    if _essence(old) != _essence(new):
+        return True
+    if old.progress == new.progress and old.checkpoint == new.checkpoint:
+        return False
+    since = old.progress.updated_at if old.progress else None
+    return since is None or seconds_since(since, observed.now) >= observed.policy.progress_interval_seconds
+
+
+def _essence(status: JobStatus) -> object:
+    """What a user must see at once."""
+    gang = status.gang.model_copy(update={"nodes": ""})
+    return (
+        status.observed_generation,
+        status.state,
+        [(c.type, c.status, c.reason) for c in status.conditions],
+        gang,
+        status.checkpoint.uri,
+        status.checkpoint.failing_reason,
+        [(r.attempt, r.first_step_at is None, r.caught_up_at is None) for r in status.restarts.history],
+        status.progress is None,
+    )

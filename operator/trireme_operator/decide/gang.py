@@ -1,0 +1,306 @@
+"""The life of an attempt: fence, form, prepare, record the resume point, run, drain."""
+
+from trireme.protocol import AgentState, Phase, ProposedResume, Report
+from trireme.resources.status import (
+    ConditionType,
+    DatasetStatus,
+    GangPhase,
+    GangStatus,
+    JobStatus,
+    ModelStatus,
+    ResumeFrom,
+    SlotStatus,
+)
+from trireme_operator.decide import conditions, faults, progress, restarts, room
+from trireme_operator.decide.faults import Cause, Fault
+from trireme_operator.decide.model import JobEvent, seconds_since, to_time
+from trireme_operator.decide.situation import Situation
+
+Step = tuple[JobStatus, tuple[JobEvent, ...]]
+"""A status to write because the job enters a new stage, with its events."""
+
+
+def advance(s: Situation) -> Step | None:
+    """The next stage of an accepted job that is not finished, or None while it stays where it is."""
+    deadline = _active_deadline(s)
+    if deadline is not None:
+        return deadline
+    stages = {
+        GangPhase.WAITING: _waiting,
+        GangPhase.FENCING: _fencing,
+        GangPhase.FORMING: _forming,
+        GangPhase.PREPARING: _preparing,
+        GangPhase.RUNNING: _running,
+        GangPhase.DRAINING: _draining,
+        GangPhase.STOPPED: _stopped,
+    }
+    stage = stages.get(s.gang.phase)
+    return stage(s) if stage else None
+
+
+def enter(s: Situation, phase: GangPhase, status: JobStatus | None = None, **update: object) -> JobStatus:
+    """`status` with the gang in another phase."""
+    status = status or s.status
+    gang: GangStatus = status.gang.model_copy(update={"phase": phase, "phase_since": to_time(s.now), **update})
+    return status.model_copy(update={"gang": gang})
+
+
+def _active_deadline(s: Situation) -> Step | None:
+    limit, start = s.spec.active_deadline_seconds, s.status.start_time
+    if limit is None or start is None:
+        return None
+    active = seconds_since(start, s.now) - s.status.time.seconds.suspended
+    if s.gang.phase == GangPhase.STOPPED or active <= limit:
+        return None
+    return restarts.fail(s, "DeadlineExceeded", f"active for {active:.0f} s, activeDeadlineSeconds is {limit}")
+
+
+def _suspend_now(s: Situation) -> Step | None:
+    """In phases without ranks a suspended job just gives its pods back."""
+    if not s.spec.suspend:
+        return None
+    return enter(s, GangPhase.STOPPED), (JobEvent("Normal", "Suspended", "pods are given back"),)
+
+
+def _backing_off(s: Situation) -> bool:
+    return s.gang.not_before is not None and s.now < s.gang.not_before.timestamp()
+
+
+def _waiting(s: Situation) -> Step | None:
+    """No pods; wait until the whole gang fits."""
+    suspended = _suspend_now(s)
+    if suspended is not None:
+        return suspended
+    if s.pods or _backing_off(s) or room.shortage(s) is not None:
+        return None
+    attempt = max(1, s.gang.attempt)
+    slots = [SlotStatus(index=slot, pod=f"{s.observed.job.name}-{slot}") for slot in s.slots]
+    status = enter(
+        s,
+        GangPhase.FORMING,
+        attempt=attempt,
+        cause=s.gang.cause or Cause.CREATED.value,
+        slots=slots,
+        not_before=None,
+        scheduling_since=to_time(s.now),
+    )
+    message = f"attempt {attempt}: {s.resolved.slots} pods with {s.resolved.ranks_per_slot} ranks each"
+    return status, (JobEvent("Normal", "GangForming", message),)
+
+
+def _fencing(s: Situation) -> Step | None:
+    """Nothing of the new attempt starts before no rank of the old one can commit."""
+    suspended = _suspend_now(s)
+    if suspended is not None:
+        return suspended
+    if not all(s.fenced(slot) for slot in s.slots) or any(pod.finished for pod in s.pods.values()):
+        return None  # pods that ended are deleted first, so that one that ends while forming is known to be a new fault
+    slots = [SlotStatus(index=slot, pod=f"{s.observed.job.name}-{slot}") for slot in s.slots]
+    status = s.status.model_copy(
+        update={"restarts": progress.stamp(s.status.restarts, s.gang.attempt, fenced_at=to_time(s.now))}
+    )
+    if not s.pods:
+        return enter(s, GangPhase.WAITING, status, slots=slots), ()
+    status = enter(s, GangPhase.FORMING, status, slots=slots, scheduling_since=to_time(s.now))
+    return status, (JobEvent("Normal", "GangForming", f"attempt {s.gang.attempt}: the one before is fenced"),)
+
+
+def _forming(s: Situation) -> Step | None:
+    """Pods are created or replaced until all agents hold the attempt."""
+    suspended = _suspend_now(s)
+    if suspended is not None:
+        return suspended
+    for slot in s.slots:
+        pod = s.pods.get(slot)
+        if pod is not None and pod.finished:
+            return restarts.after_fault(s, faults.of_pod(s, pod, s.now))
+    if all(_ready(s, slot) for slot in s.slots):
+        slots = [_slot_status(s, slot) for slot in s.slots]
+        status = s.status.model_copy(
+            update={"restarts": progress.stamp(s.status.restarts, s.gang.attempt, ready_at=to_time(s.now))}
+        )
+        status = enter(s, GangPhase.PREPARING, status, slots=slots, scheduling_since=None, not_before=None)
+        return status, (JobEvent("Normal", "GangReady", f"all {len(slots)} agents hold attempt {s.gang.attempt}"),)
+    return _scheduling_deadline(s)
+
+
+def _scheduling_deadline(s: Situation) -> Step | None:
+    """A gang that cannot get all its nodes gives back those it has, so that another can finish."""
+    unbound = [slot for slot in s.slots if slot not in s.pods or s.pods[slot].node is None]
+    if not unbound or s.gang.scheduling_since is None:
+        return None
+    waited, limit = seconds_since(s.gang.scheduling_since, s.now), s.timeouts.scheduling_timeout_seconds
+    if waited <= limit:
+        return None
+    tries = s.gang.scheduling_tries + 1
+    delay = room.retry_delay_seconds(s.observed.job.uid, tries)
+    status = enter(
+        s,
+        GangPhase.WAITING,
+        not_before=to_time(s.now + delay),
+        scheduling_since=None,
+        scheduling_tries=tries,
+    )
+    message = (
+        f"{len(unbound)} of {s.resolved.slots} pods without a node after {waited:.0f} s; next try in {delay:.0f} s"
+    )
+    return status, (JobEvent("Warning", "SchedulingTimeout", message),)
+
+
+def _ready(s: Situation, slot: int) -> bool:
+    pod = s.pods.get(slot)
+    if pod is None or not pod.address or room.unusable(s, slot) is not None:
+        return False
+    report = s.current(slot)
+    return s.acknowledged(slot) and report is not None and not report.terminating
+
+
+def _slot_status(s: Situation, slot: int) -> SlotStatus:
+    pod = s.pods[slot]
+    return SlotStatus(index=slot, pod=pod.name, pod_uid=pod.uid, node=pod.node, address=pod.address)
+
+
+def _preparing(s: Situation) -> Step | None:
+    """Slot 0 checks the inputs and proposes; the proposal is recorded before any rank starts."""
+    suspended = _suspend_now(s)
+    if suspended is not None:
+        return suspended
+    report = s.current(0)
+    if report is not None and report.phase == Phase.PREPARE and report.state == AgentState.PREPARED:
+        if report.proposal is not None:
+            return _record(s, report, report.proposal)
+        problem = report.inputs_problem
+        if problem is not None and not problem.retryable:
+            return restarts.fail(s, problem.reason, problem.message)
+    fault = faults.find(s)
+    return restarts.after_fault(s, fault) if fault is not None else _lost_before_run(s)
+
+
+def _lost_before_run(s: Situation) -> Step | None:
+    """An agent on its way out before ranks run: nothing to save, so the gang is formed again at once."""
+    leaving = [r.slot for r in s.current_reports() if r.terminating]
+    return restarts.after_fault(s, _preemption(s)) if leaving else None
+
+
+def _record(s: Situation, report: Report, proposal: ProposedResume) -> Step:
+    """Write the one resume point; refuse a proposal that would lose a checkpoint or change the data."""
+    events = [JobEvent("Warning", "CheckpointRejected", f"{r.uri}: {r.reason}: {r.file}") for r in proposal.rejected]
+    known, saved, resume = s.status.dataset, s.status.checkpoint, proposal.resume
+    if known is not None and known.digest != proposal.dataset.digest:
+        message = f"prepared data has digest {proposal.dataset.digest}, the job began with {known.digest}"
+        return restarts.fail(s, "DatasetChanged", message)
+    rejected = {r.uri for r in proposal.rejected}
+    if saved.step is not None and saved.uri not in rejected and (resume is None or resume.step < saved.step):
+        found = f"step {resume.step}" if resume else "none"
+        message = f"checkpoint of step {saved.step} ({saved.uri}) was committed, but the newest in the store is {found}"
+        return restarts.fail(s, "CheckpointMissing", message)
+    point = ResumeFrom(**resume.model_dump()) if resume else None
+    step = point.step if point else 0
+    verified = saved.model_copy(update={"verified": True}) if point and point.uri == saved.uri else saved
+    if point and point.uri != saved.uri:
+        verified = saved.model_copy(
+            update={
+                "step": point.step,
+                "uri": point.uri,
+                "manifest_digest": point.manifest_digest,
+                "attempt": point.attempt,
+                "verified": True,
+                "committed_at": saved.committed_at,
+            }
+        )
+    times = {"run_at": to_time(s.now), "resume_step": step}
+    status = s.status.model_copy(
+        update={
+            "dataset": DatasetStatus(**proposal.dataset.model_dump()),
+            "checkpoint": verified,
+            "restarts": progress.stamp(s.status.restarts, s.gang.attempt, **times),
+        }
+    )
+    status = enter(s, GangPhase.RUNNING, status, resume_from=point)
+    where = f"step {step}, {point.uri}" if point else "step 0, no checkpoint exists"
+    events.append(JobEvent("Normal", "ResumePointRecorded", f"attempt {s.gang.attempt} starts at {where}"))
+    return status, tuple(events)
+
+
+def _running(s: Situation) -> Step | None:
+    """Ranks run: watch for the end, for faults and for reasons to save and stop."""
+    done = progress.succeeded(s)
+    if done is not None:
+        return _succeed(s, done)
+    fault = faults.find(s)
+    if fault is not None:
+        return restarts.after_fault(s, fault)
+    if s.spec.suspend:
+        status = enter(s, GangPhase.DRAINING, drain_cause="Suspend")
+        return status, (JobEvent("Normal", "Draining", "suspended: ranks save and exit"),)
+    leaving = [slot for slot in s.slots if _leaving(s, slot)]
+    if leaving:
+        status = enter(s, GangPhase.DRAINING, drain_cause=Cause.PREEMPTION.value)
+        message = f"pod of slot {leaving[0]} is being ended: ranks save and exit"
+        return status, (JobEvent("Normal", "Draining", message),)
+    if any(r.state == AgentState.DRAINED for r in s.current_reports()):
+        return restarts.after_fault(s, _preemption(s))
+    return None
+
+
+def _leaving(s: Situation, slot: int) -> bool:
+    report, pod = s.current(slot), s.pods.get(slot)
+    return (report is not None and report.terminating) or (pod is not None and pod.deleting)
+
+
+def _preemption(s: Situation) -> Fault:
+    slot = next((slot for slot in s.slots if _leaving(s, slot)), 0)
+    return Fault(Cause.PREEMPTION, slot, s.now, "ranks saved and exited because a pod is being ended", s.node_of(slot))
+
+
+def _draining(s: Situation) -> Step | None:
+    """Ranks save; afterwards the gang is formed again, or its pods are given back."""
+    done = progress.succeeded(s)
+    if done is not None:
+        return _succeed(s, done)
+    suspending = s.gang.drain_cause == "Suspend"
+    if s.spec.suspend and not suspending:
+        return enter(s, GangPhase.DRAINING, drain_cause="Suspend"), ()
+    over = s.drain_over() or all(_drained(s, slot) for slot in s.slots)
+    if suspending:
+        if not over and faults.find(s) is None:
+            return None
+        return enter(s, GangPhase.STOPPED), (JobEvent("Normal", "Suspended", "pods are given back"),)
+    if over:
+        return restarts.after_fault(s, _preemption(s))
+    fault = faults.find(s)
+    if fault is None:
+        return None
+    return restarts.after_fault(s, _preemption(s) if fault.cause in _PART_OF_DRAINING else fault)
+
+
+_PART_OF_DRAINING = frozenset({Cause.POD_DELETED, Cause.POD_FAILED, Cause.EVICTED, Cause.PEER_LOST})
+"""What the end of a pod that is being drained looks like from outside."""
+
+
+def _drained(s: Situation, slot: int) -> bool:
+    report, pod = s.current(slot), s.pods.get(slot)
+    if pod is None or pod.finished:
+        return True
+    return report is not None and report.state == AgentState.DRAINED and report.ranks_alive == 0
+
+
+def _succeed(s: Situation, report: Report) -> Step:
+    assert report.model is not None
+    status = s.status.model_copy(
+        update={"model": ModelStatus(**report.model.model_dump()), "completion_time": to_time(s.now), "failure": None}
+    )
+    status = enter(s, GangPhase.FINISHED, status)
+    message = f"model {report.model.uri}"
+    status = conditions.put(status, s.observed, ConditionType.SUCCEEDED, "True", "ModelExported", message)
+    return status, (JobEvent("Normal", "JobSucceeded", message),)
+
+
+def _stopped(s: Situation) -> Step | None:
+    """Suspended: when wanted again, the next attempt begins once all pods are gone."""
+    if s.spec.suspend or s.pods:
+        return None
+    if s.gang.attempt == 0:
+        return enter(s, GangPhase.WAITING), (JobEvent("Normal", "Resumed", "no longer suspended"),)
+    status, events = restarts.raise_attempt(s, Cause.RESUMED, "no longer suspended")
+    return status, (JobEvent("Normal", "Resumed", "no longer suspended"), *events)

@@ -1,0 +1,52 @@
+"""Admission by kind: everything that is a kind's own comes from its KindInfo, so nothing here asks which kind it is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trireme.planning import PlanError
+from trireme.resources import KindInfo, SpecError
+from trireme.resources.common import MAX_JOB_NAME_LENGTH, TrainingJobSpec
+
+Kind = KindInfo[Any]
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A spec that is valid and fits."""
+
+    spec: TrainingJobSpec
+    plan: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A spec that cannot work, with the field and the numbers."""
+
+    reason: str
+    message: str
+
+
+def admit(kind: Kind, name: str, raw: Mapping[str, Any]) -> Admitted | Refused:
+    """Validate a raw spec and plan it."""
+    if len(name) > MAX_JOB_NAME_LENGTH:
+        return Refused(
+            "NameTooLong", f"metadata.name: {len(name)} characters, at most {MAX_JOB_NAME_LENGTH} are allowed"
+        )
+    try:
+        spec = kind.parse(raw)
+        plan = kind.plan(spec)
+    except SpecError as error:
+        return Refused("InvalidSpec", f"spec.{error.field}: {error.message}" if error.field else error.message)
+    except PlanError as error:
+        return Refused(error.reason, f"spec.{error.field}: {error.message}")
+    return Admitted(spec=spec, plan=plan.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+def parse(kind: Kind, raw: Mapping[str, Any]) -> TrainingJobSpec | None:
+    """A raw spec as its model, or None when it is not valid."""
+    try:
+        spec: TrainingJobSpec = kind.parse(raw)
+    except SpecError:
+        return None
+    return spec

@@ -1,0 +1,83 @@
+"""What each agent is told: derived from the stored status alone, so that every leader sends the same."""
+
+from trireme.protocol import DatasetRef, Host, Phase, ResumePoint, Settings, Target
+from trireme.resources.status import GangPhase
+from trireme_operator.decide.model import PodView, PutTarget
+from trireme_operator.decide.situation import PHASES, Situation
+
+AGENT_PORT = 7070
+
+
+def settings(s: Situation) -> Settings:
+    """The mutable fields of the spec as agents get them."""
+    checkpoint, timeouts = s.spec.checkpoint, s.timeouts
+    return Settings(
+        checkpoint_interval_steps=checkpoint.interval_steps,
+        checkpoint_interval_seconds=float(checkpoint.interval_seconds) or None,
+        keep=checkpoint.keep,
+        fence_seconds=float(timeouts.fence_seconds),
+        start_timeout_seconds=float(timeouts.start_timeout_seconds),
+        step_timeout_seconds=float(timeouts.step_timeout_seconds),
+        drain_seconds=float(timeouts.drain_seconds),
+    )
+
+
+def target(s: Situation) -> Target | None:
+    """The target of every agent of the gang, or None in phases without one."""
+    phase = PHASES.get(s.gang.phase)
+    if phase is None or s.gang.attempt == 0:
+        return None
+    gang, saved, data = s.gang, s.status.checkpoint, s.status.dataset
+    running = phase in (Phase.RUN, Phase.DRAIN, Phase.RELEASE)
+    resume = gang.resume_from
+    verified = None
+    if (
+        saved.uri
+        and saved.manifest_digest
+        and saved.step is not None
+        and saved.attempt
+        and saved.attempt < gang.attempt
+    ):
+        verified = ResumePoint(
+            uri=saved.uri, manifest_digest=saved.manifest_digest, step=saved.step, attempt=saved.attempt
+        )
+    return Target(
+        job_uid=s.observed.job.uid,
+        attempt=gang.attempt,
+        phase=phase,
+        hosts=[Host(slot=r.index, address=r.address or "", agent_port=AGENT_PORT) for r in gang.slots]
+        if running
+        else [],
+        resume_from=ResumePoint(**resume.model_dump()) if running and resume else None,
+        dataset=DatasetRef(**data.model_dump()) if data else None,
+        recompute_until_step=gang.recompute_until_step,
+        verified=verified,
+        settings=settings(s),
+    )
+
+
+def puts(s: Situation) -> tuple[PutTarget, ...]:
+    """Targets that agents do not hold yet."""
+    wanted = target(s)
+    if wanted is None:
+        return ()
+    found = []
+    for slot in s.slots:
+        pod = s.pods.get(slot)
+        if pod is None or pod.finished or not pod.address or not _may_tell(s, slot, pod):
+            continue
+        contact = s.contact(slot)
+        report = contact.report if contact else None
+        if report is not None and report.attempt > s.gang.attempt:
+            continue  # our status is stale; a newer leader is at work
+        if contact is None or contact.sent != wanted or not s.reached(slot, wanted.phase):
+            found.append(PutTarget(slot=slot, pod_uid=pod.uid, address=pod.address, target=wanted))
+    return tuple(found)
+
+
+def _may_tell(s: Situation, slot: int, pod: PodView) -> bool:
+    """From RUN on only the recorded pods take part; a pod that replaced one of them waits for the next attempt."""
+    if s.gang.phase not in (GangPhase.RUNNING, GangPhase.DRAINING):
+        return True
+    record = s.records.get(slot)
+    return record is not None and record.pod_uid == pod.uid
