@@ -54,8 +54,9 @@ class Source(Strict):
     uri: str = Field(
         min_length=2,
         max_length=1024,
-        pattern=r"^(s3://[a-z0-9]|file:///|/).*$",
-        description="s3://bucket/prefix, or the path of a file or folder on a mounted volume (file:///path or /path).",
+        pattern=r"^((s3://[a-z0-9]|file:///|/).*|python://stdlib)$",
+        description="s3://bucket/prefix, or the path of a file or folder on a mounted volume (file:///path or /path), "
+        "or python://stdlib: the standard library's sources in the trainer image, real text for trying things out.",
     )
     weight: float = Field(
         default=1.0, gt=0, le=1e6, description="Share of samples drawn from this source, relative to the others'."

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +101,7 @@ class Source:
         return sorted(chosen, key=lambda f: f.name)
 
     def _local_files(self) -> list[SourceFile]:
-        root = Path(self.config.uri.removeprefix("file://"))
+        root = local_root(self.config.uri)
         try:
             if root.is_file():
                 return [SourceFile(str(root.resolve()), root.name, root.stat().st_size, root)]
@@ -212,3 +213,10 @@ def training_files(
 
 
 __all__ = ["Document", "Source", "SourceConfig", "SourceFile", "StoreError", "glob_to_regex", "training_files"]
+
+
+def local_root(uri: str) -> Path:
+    """The file or folder that a source on this computer means."""
+    if uri == "python://stdlib":
+        return Path(sysconfig.get_path("stdlib"))
+    return Path(uri.removeprefix("file://"))
