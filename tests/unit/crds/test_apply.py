@@ -1,0 +1,208 @@
+"""What the schema and its rules take and refuse at apply; the models agree with them."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from crd_evaluator import refusals
+
+from trireme.planning import plan
+from trireme.resources import PRETRAIN_JOB, SpecError
+from trireme.resources.crdgen import crd
+from trireme.resources.pretrain import plan_request
+
+ROOT = Path(__file__).resolve().parents[3]
+SCHEMA = crd(PRETRAIN_JOB)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+EXAMPLE = ROOT / "examples" / "pretrain.yaml"
+
+SMALLEST = """\
+apiVersion: trireme.dev/v1alpha1
+kind: PretrainJob
+metadata:
+  name: first
+spec:
+  model:
+    preset: llama3-8b
+  data:
+    sources:
+      - uri: s3://corpus/text
+    tokenizer:
+      uri: s3://corpus/tokenizer
+  training:
+    globalBatchSize: 256
+    tokens: 15000000000000
+  workers:
+    nodes: 8
+    accelerator:
+      kind: h100-sxm
+  checkpoint:
+    uri: s3://runs/first
+"""
+
+
+def manifest(text: str = SMALLEST) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+def put(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy of the document with the value at a dotted path; None removes what is there."""
+    changed = copy.deepcopy(document)
+    *parents, last = path.split(".")
+    node = changed
+    for part in parents:
+        node = node.setdefault(part, {})
+    if value is None:
+        node.pop(last)
+    else:
+        node[last] = value
+    return changed
+
+
+def test_smallest_useful_manifest_is_accepted_and_under_25_lines() -> None:
+    assert SMALLEST.count("\n") < 25
+    assert refusals(SCHEMA, manifest()) == []
+    assert plan(plan_request(PRETRAIN_JOB.parse(manifest()["spec"]))).world_size == 64
+
+
+def test_example_is_accepted_and_planned_as_tensor_2_pipeline_2() -> None:
+    document = manifest(EXAMPLE.read_text())
+    assert refusals(SCHEMA, document) == []
+    chosen = plan(plan_request(PRETRAIN_JOB.parse(document["spec"])))
+    assert (chosen.tensor, chosen.pipeline, chosen.data) == (2, 2, 1)
+    assert chosen.parameters >= 2_000_000
+
+
+REFUSED = [
+    (
+        "spec.model.shape",
+        {
+            "vocab_size": 1024,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+        },
+        "exactly one of preset and shape",
+    ),
+    ("spec.model.preset", None, "exactly one of preset and shape"),
+    ("spec.model.preset", "gpt-5", "gpt-5"),
+    ("spec.model.family", "mamba", "mamba"),
+    ("spec.training.steps", 10, "exactly one of steps and tokens"),
+    ("spec.training.tokens", None, "exactly one of steps and tokens"),
+    ("spec.training.globalBatchSize", 0, "globalBatchSize"),
+    ("spec.training.globalBatchSize", None, "globalBatchSize"),
+    ("spec.training.precision", "fp8", "fp8"),
+    ("spec.training.optimizer", {"learningRate": -1.0}, "learningRate"),
+    ("spec.training.optimizer", {"beta2": 1.0}, "beta2"),
+    ("spec.training.schedule", {"warmupSteps": 3, "warmupRatio": 0.1}, "at most one of warmupSteps"),
+    ("spec.training.microBatchSize", "big", "microBatchSize"),
+    ("spec.data.sources", [], "sources"),
+    ("spec.data.sources", [{"uri": "https://example.org/x"}], "uri"),
+    ("spec.data.sources", [{"uri": "s3://corpus/x", "weight": 0}], "weight"),
+    ("spec.data.validation", {}, "exactly one of fraction and sources"),
+    ("spec.data.validation", {"fraction": 0.6}, "fraction"),
+    ("spec.data.sequenceLenght", 2048, "sequenceLenght"),
+    ("spec.parallelism.tensor", 0, "tensor"),
+    ("spec.parallelism.tensor", "all", "tensor"),
+    ("spec.workers.nodes", 0, "nodes"),
+    ("spec.workers.accelerator.kind", "h100", "h100"),
+    ("spec.workers.env", [{"name": "RANK", "value": "0"}], "reserved"),
+    ("spec.workers.env", [{"name": "TRIREME_SLOT", "value": "0"}], "reserved"),
+    ("spec.workers.env", [{"name": "PET_NNODES", "value": "2"}], "reserved"),
+    ("spec.workers.volumes", [{"name": "trireme-scratch"}], "reserved"),
+    ("spec.workers.volumeMounts", [{"name": "x", "mountPath": "/etc/trireme"}], "reserved"),
+    ("spec.workers.resources", {"requests": {"cpu": "lots"}}, "lots"),
+    ("spec.checkpoint.uri", "/data/checkpoints", "uri"),
+    ("spec.checkpoint.uri", None, "uri"),
+    ("spec.checkpoint.endpoint", "store:9000", "endpoint"),
+    ("spec.checkpoint.credentials", {}, "exactly one of secretRef and workloadIdentity"),
+    ("spec.checkpoint.credentials", {"secretRef": {"name": "a"}, "workloadIdentity": True}, "exactly one of secretRef"),
+    ("spec.checkpoint.keep", 0, "keep"),
+    ("spec.checkpoint.onExisting", "overwrite", "overwrite"),
+    ("spec.faultTolerance.budgets", {"application": -1}, "application"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "text"), REFUSED, ids=[f"{p}={v}" for p, v, _ in REFUSED])
+def test_bad_manifest_is_refused_by_schema_and_model_alike(path: str, value: Any, text: str) -> None:
+    document = put(manifest(), path, value)
+    found = refusals(SCHEMA, document)
+    assert any(text in message for message in found), found
+    with pytest.raises(SpecError):
+        PRETRAIN_JOB.parse(document["spec"])
+
+
+SHAPE = manifest(EXAMPLE.read_text())["spec"]["model"]["shape"]
+REFUSED_SHAPES = [
+    ({**SHAPE, "num_attention_heads": 7}, "divisible by num_attention_heads"),
+    ({**SHAPE, "num_key_value_heads": 3}, "divisible by num_key_value_heads"),
+    ({**SHAPE, "max_position_embeddings": 128}, "max_position_embeddings"),
+]
+
+
+@pytest.mark.parametrize(("shape", "text"), REFUSED_SHAPES, ids=[t for _, t in REFUSED_SHAPES])
+def test_bad_shape_is_refused_with_the_rule_that_it_breaks(shape: dict[str, Any], text: str) -> None:
+    document = put(manifest(EXAMPLE.read_text()), "spec.model.shape", shape)
+    assert any(text in message for message in refusals(SCHEMA, document))
+    with pytest.raises(SpecError, match=text.split()[-1]):
+        PRETRAIN_JOB.parse(document["spec"])
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted"), [("a" * 40, True), ("a" * 41, False), ("llama.8b", False), ("8b", False), ("llama-8b", True)]
+)
+def test_job_name_must_fit_into_the_names_of_its_pods(name: str, accepted: bool) -> None:
+    found = refusals(SCHEMA, put(manifest(), "metadata.name", name))
+    assert (found == []) is accepted, found
+
+
+@pytest.mark.parametrize(("path", "value"), [("parallelism.engine", "deepspeed"), ("parallelism.context", 2)])
+def test_what_does_not_exist_yet_is_refused_at_apply(path: str, value: Any) -> None:
+    found = refusals(SCHEMA, put(manifest(), f"spec.{path}", value))
+    assert any("not available yet" in message for message in found)
+
+
+IMMUTABLE = [
+    ("model.preset", "llama3-70b"),
+    ("model.startFrom", "s3://runs/other/step-10"),
+    ("data.sources", [{"uri": "s3://corpus/other"}]),
+    ("data.sequenceLength", 4096),
+    ("training.seed", 7),
+    ("training.globalBatchSize", 512),
+    ("training.optimizer", {"learningRate": 0.01}),
+    ("parallelism.tensor", 4),
+    ("workers.nodes", 4),
+    ("workers.devicesPerNode", 4),
+    ("workers.accelerator.kind", "a100-80g"),
+    ("workers.image", "registry.example/trainer:2"),
+    ("checkpoint.uri", "s3://runs/second"),
+    ("checkpoint.endpoint", "http://store:9000"),
+    ("checkpoint.onExisting", "refuse"),
+]
+MUTABLE = [
+    ("suspend", True),
+    ("faultTolerance.budgets.application", 9),
+    ("faultTolerance.timeouts.fenceSeconds", 60),
+    ("checkpoint.keep", 7),
+    ("checkpoint.intervalSteps", 100),
+    ("checkpoint.intervalSeconds", 60),
+    ("ttlSecondsAfterFinished", 60),
+    ("activeDeadlineSeconds", 3600),
+    ("workers.nodeSelector", {"zone": "a"}),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), IMMUTABLE, ids=[p for p, _ in IMMUTABLE])
+def test_what_a_running_job_stands_on_cannot_change(path: str, value: Any) -> None:
+    old, new = manifest(), put(manifest(), f"spec.{path}", value)
+    assert refusals(SCHEMA, new) == []
+    assert any("immutable" in message for message in refusals(SCHEMA, new, old))
+    assert any("immutable" in message for message in refusals(SCHEMA, old, new)), "the way back is refused as well"
+
+
+@pytest.mark.parametrize(("path", "value"), MUTABLE, ids=[p for p, _ in MUTABLE])
+def test_what_steers_a_running_job_can_change(path: str, value: Any) -> None:
+    assert refusals(SCHEMA, put(manifest(), f"spec.{path}", value), manifest()) == []
