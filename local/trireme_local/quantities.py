@@ -25,7 +25,7 @@ def parse_quantity(text: str | int | float) -> Decimal:
     value = str(text).strip()
     try:
         if value[-2:] in _BINARY:
-            return Decimal(value[:-2]) * 1024 ** _BINARY[value[-2:]]
+            return Decimal(value[:-2]) * Decimal(1024) ** _BINARY[value[-2:]]
         if value[-1:] in _SUFFIXES and not value[-1:].isdigit():
             return Decimal(value[:-1]) * Decimal(1000) ** _SUFFIXES[value[-1:]]
         return Decimal(value)

@@ -1,0 +1,403 @@
+"""A whole cluster on this computer: started, looked at, hurt, healed and taken down."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import yaml
+from kubernetes import client as kube
+from kubernetes import config as kube_config
+from urllib3.exceptions import HTTPError
+
+from trireme_local import network as net
+from trireme_local import partition, processes, s3
+from trireme_local.node.__main__ import node_marker, scratch_directory
+from trireme_local.node.processes import marked_processes, send_all, session_processes
+from trireme_local.processes import ProcessRecord
+from trireme_local.state import ClusterState, NodeState
+
+KillMode = Literal["kill", "freeze", "partition"]
+START_TIMEOUT_SECONDS = 90.0
+SIGNAL_ROUNDS = 40
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot do what was asked; the message says why."""
+
+
+class LocalCluster:
+    """The cluster in one directory. Every method that changes it holds the directory's lock."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.resolve()
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The file that kubectl uses."""
+        return self.directory / "kubeconfig"
+
+    @property
+    def logs(self) -> Path:
+        """Directory of the daemons' logs."""
+        return self.directory / "logs"
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / ".lock").open("w") as lock:
+            flock(lock, LOCK_EX)
+            yield
+
+    def state(self) -> ClusterState:
+        """What was started here. Raises `ClusterError` when nothing was."""
+        state = ClusterState.load(self.directory)
+        if state is None:
+            raise ClusterError(f"no cluster in {self.directory}: run `trireme local up --dir {self.directory}`")
+        return state
+
+    # -- up -------------------------------------------------------------------------------------------------
+
+    def up(
+        self,
+        *,
+        nodes: int,
+        name: str = "trireme-local",
+        capacity: dict[str, str] | None = None,
+        labels: dict[str, str] | None = None,
+        grace_seconds: float = 8.0,
+        image_table: Path | None = None,
+        say: Callable[[str], None] = print,
+    ) -> ClusterState:
+        """Start what is not running yet and wait until every node is Ready. Raises `ClusterError`."""
+        if not 1 <= nodes <= 200:
+            raise ClusterError(f"--nodes {nodes}: between 1 and 200")
+        with self._locked():
+            state = ClusterState.load(self.directory)
+            if state is None:
+                state = self._new_state(name, grace_seconds)
+            for number in range(1, nodes + 1):
+                node = f"node-{number}"
+                if node not in state.nodes:
+                    state.nodes[node] = self._new_node(state, number, capacity or {}, labels or {}, image_table)
+            state.save(self.directory)
+            started = self._start_daemons(state)
+            if not started:
+                say(f"cluster {state.name!r} is already running")
+            self._wait_ready(state)
+            return state
+
+    def _new_state(self, name: str, grace_seconds: float) -> ClusterState:
+        network = net.claim_network(self.directory)
+        return ClusterState(
+            name=name,
+            network=network,
+            grace_seconds=grace_seconds,
+            store=s3.StoreAccess(
+                endpoint=f"http://{net.s3_address(network)}:{net.S3_PORT}",
+                access_key=f"local{secrets.token_hex(6)}",
+                secret_key=secrets.token_hex(20),
+            ),
+        )
+
+    def _new_node(
+        self,
+        state: ClusterState,
+        number: int,
+        capacity: dict[str, str],
+        labels: dict[str, str],
+        image_table: Path | None,
+    ) -> NodeState:
+        gid = net.node_gid(state.network, number)
+        usable = partition.missing_requirements() is None and partition.can_set_gid(gid)
+        return NodeState(
+            number=number,
+            capacity=capacity,
+            labels=labels,
+            gid=gid if usable else None,
+            image_table=str(image_table.resolve()) if image_table else None,
+        )
+
+    def _start_daemons(self, state: ClusterState) -> bool:
+        """Start each daemon that is not running; True when any was started."""
+        started = False
+        commands = {
+            "apiserver": self._apiserver_command(state),
+            "s3": self._s3_command(state),
+            "controllers": self._controllers_command(state),
+        }
+        for daemon, (command, extra) in commands.items():
+            record = state.daemons.get(daemon)
+            if record is None or record.find() is None:
+                state.daemons[daemon] = self._start(daemon, command, extra)
+                started = True
+        for node in state.nodes:
+            started |= self._start_node(state, node)
+        state.save(self.directory)
+        return started
+
+    def _start(self, name: str, command: list[str], extra: dict[str, str]) -> ProcessRecord:
+        return processes.start(command, self.logs / f"{name}.log", {**os.environ, **extra})
+
+    def _start_node(self, state: ClusterState, node: str) -> bool:
+        entry = state.nodes[node]
+        if entry.process is not None and entry.process.find() is not None:
+            return False
+        entry.process = self._start(node, self._node_command(state, node), {})
+        state.save(self.directory)
+        return True
+
+    def _apiserver_command(self, state: ClusterState) -> tuple[list[str], dict[str, str]]:
+        address, port = net.api_address(state.network), net.API_PORT
+        data = str(self.directory / "apiserver")
+        module = [sys.executable, "-m", "trireme_local.apiserver"]
+        return [*module, "--data-dir", data, "--bind", address, "--port", str(port)], {}
+
+    def _s3_command(self, state: ClusterState) -> tuple[list[str], dict[str, str]]:
+        data = self.directory / "s3"
+        (data / state.store.bucket).mkdir(parents=True, exist_ok=True)
+        return s3.serve_command(data, net.s3_address(state.network), net.S3_PORT, state.store)
+
+    def _controllers_command(self, state: ClusterState) -> tuple[list[str], dict[str, str]]:
+        module = [sys.executable, "-m", "trireme_local.controllers", "--kubeconfig", str(self._admin_kubeconfig)]
+        return [*module, "--node-monitor-grace-seconds", str(state.grace_seconds)], {}
+
+    @property
+    def _admin_kubeconfig(self) -> Path:
+        return self.directory / "apiserver" / "admin.kubeconfig"
+
+    def _node_directory(self, node: str) -> Path:
+        return self.directory / "nodes" / node
+
+    def _node_command(self, state: ClusterState, node: str) -> list[str]:
+        entry = state.nodes[node]
+        command = [sys.executable, "-m", "trireme_local.node", "--name", node]
+        command += ["--kubeconfig", str(self._admin_kubeconfig), "--dir", str(self._node_directory(node))]
+        command += ["--loopback", str(net.node_network(state.network, entry.number))]
+        command += ["--lease-duration-seconds", str(int(state.grace_seconds))]
+        command += ["--lease-renew-seconds", str(state.grace_seconds / 4)]
+        for option, pairs in (("--capacity", entry.capacity), ("--labels", entry.labels)):
+            if pairs:
+                command += [option, ",".join(f"{key}={value}" for key, value in pairs.items())]
+        if entry.gid is not None:
+            command += ["--gid", str(entry.gid)]
+        if entry.image_table:
+            command += ["--images", entry.image_table]
+        return command
+
+    # -- waiting --------------------------------------------------------------------------------------------
+
+    def _wait_ready(self, state: ClusterState) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        last = "the API server has not written its kubeconfig"
+        while time.monotonic() < deadline:
+            self._check_daemons(state)
+            if self._admin_kubeconfig.exists():
+                self._write_kubeconfig(state)
+                try:
+                    unready = [node for node, ready in self.node_readiness().items() if ready != "True"]
+                    unready += [node for node in state.nodes if node not in self.node_readiness()]
+                    s3.check_bucket(state.store)
+                    if not unready:
+                        return
+                    last = f"nodes not ready: {sorted(set(unready))}"
+                except (s3.StoreUnavailable, ClusterError) as error:
+                    last = str(error)
+            time.sleep(0.3)
+        raise ClusterError(f"not ready after {START_TIMEOUT_SECONDS:g} s: {last}; see {self.logs}")
+
+    def _check_daemons(self, state: ClusterState) -> None:
+        """Raise `ClusterError` with the end of its log when a daemon has died."""
+        records = dict(state.daemons) | {node: entry.process for node, entry in state.nodes.items() if entry.process}
+        for name, record in records.items():
+            if record.find() is None:
+                log = self.logs / f"{name}.log"
+                tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+                raise ClusterError(f"{name} ended unexpectedly; {log} ends with:\n{tail}")
+
+    def _write_kubeconfig(self, state: ClusterState) -> None:
+        """The admin kubeconfig with the cluster's name as its context."""
+        content = yaml.safe_load(self._admin_kubeconfig.read_text())
+        content["clusters"][0]["name"] = content["contexts"][0]["name"] = state.name
+        content["contexts"][0]["context"]["cluster"] = content["current-context"] = state.name
+        text = yaml.safe_dump(content, sort_keys=False)
+        if not self.kubeconfig.exists() or self.kubeconfig.read_text() != text:
+            self.kubeconfig.touch(mode=0o600)
+            self.kubeconfig.write_text(text)
+
+    def api_client(self) -> kube.ApiClient:
+        """The official client, configured for this cluster."""
+        configuration = kube.Configuration()
+        kube_config.load_kube_config(config_file=str(self.kubeconfig), client_configuration=configuration)
+        configuration.retries = False
+        return kube.ApiClient(configuration)
+
+    def write_secret(self, name: str, entries: dict[str, str], namespace: str = "default") -> None:
+        """Create or replace a Secret. Raises `ClusterError`."""
+        core = kube.CoreV1Api(self.api_client())
+        secret = kube.V1Secret(metadata=kube.V1ObjectMeta(name=name), string_data=entries, type="Opaque")
+        try:
+            try:
+                core.create_namespaced_secret(namespace, secret)
+            except kube.ApiException as error:
+                if error.status != 409:
+                    raise
+                core.replace_namespaced_secret(name, namespace, secret)
+        except kube.ApiException as error:
+            raise ClusterError(f"Secret {namespace}/{name} not written: {error.reason}") from error
+
+    def node_readiness(self) -> dict[str, str]:
+        """Node -> status of its Ready condition. Raises `ClusterError` when the API server does not answer."""
+        try:
+            nodes = kube.CoreV1Api(self.api_client()).list_node(_request_timeout=5).items
+        except (kube.ApiException, HTTPError, OSError) as error:
+            raise ClusterError(f"the API server does not answer: {error}") from error
+        return {
+            node.metadata.name: next(
+                (item.status for item in node.status.conditions or [] if item.type == "Ready"), "Unknown"
+            )
+            for node in nodes
+        }
+
+    # -- nodes ----------------------------------------------------------------------------------------------
+
+    def _node(self, state: ClusterState, node: str) -> NodeState:
+        if node not in state.nodes:
+            raise ClusterError(f"no node {node!r}; the nodes are {sorted(state.nodes)}")
+        return state.nodes[node]
+
+    def node_processes(self, state: ClusterState, node: str) -> list[psutil.Process]:
+        """Every live process of the node: its session, and what a pod moved out of it."""
+        entry = state.nodes[node]
+        found = {process.pid: process for process in marked_processes(f"{self._marker(node)}/")}
+        if entry.process is not None:
+            found |= {process.pid: process for process in session_processes(entry.process.pid)}
+        return list(found.values())
+
+    def _marker(self, node: str) -> str:
+        return node_marker(self._node_directory(node), node)
+
+    def kill_node(self, node: str, mode: KillMode = "kill") -> int:
+        """SIGKILL or SIGSTOP every process of the node, or cut its network; the number of processes hit.
+
+        The API server is told nothing. Raises `ClusterError`, `partition.PartitionUnavailable`.
+        """
+        with self._locked():
+            state = self.state()
+            entry = self._node(state, node)
+            if mode == "partition":
+                if entry.gid is None:
+                    needed = partition.missing_requirements() or "CAP_SETGID, when the cluster is started"
+                    raise partition.PartitionUnavailable(f"partition needs {needed}")
+                subnet = net.node_network(state.network, entry.number)
+                members = self.node_processes(state, node)
+                partition.cut(state.network, node, entry.gid, subnet, members)
+                return len(members)
+            return self._signal_node(state, node, signal.SIGKILL if mode == "kill" else signal.SIGSTOP)
+
+    def _signal_node(self, state: ClusterState, node: str, number: signal.Signals) -> int:
+        """Signal the node's processes, the node itself first, until all are gone or stopped."""
+        entry = state.nodes[node]
+        hit: set[int] = set()
+        if entry.process is not None and (leader := entry.process.find()) is not None:
+            send_all([leader], number)
+            hit.add(leader.pid)
+        for _ in range(SIGNAL_ROUNDS):
+            left = [
+                process
+                for process in self.node_processes(state, node)
+                if number == signal.SIGKILL or _status(process) != psutil.STATUS_STOPPED
+            ]
+            if not left:
+                return len(hit)
+            send_all(left, number)
+            hit |= {process.pid for process in left}
+            time.sleep(0.05)
+        raise ClusterError(f"{node}: processes {[process.pid for process in left]} survive {number.name}")
+
+    def revive_node(self, node: str) -> str:
+        """Undo `kill_node`: thaw, reconnect, or start the node again. Returns what was done."""
+        with self._locked():
+            state = self.state()
+            self._node(state, node)
+            done = []
+            if partition.mend(state.network, node):
+                done.append("reconnected")
+            stopped = [item for item in self.node_processes(state, node) if _status(item) == psutil.STATUS_STOPPED]
+            if stopped:
+                send_all(stopped, signal.SIGCONT)
+                done.append(f"thawed {len(stopped)} processes")
+            if self._start_node(state, node):
+                done.append("started")
+            return ", ".join(done) or "is running"
+
+    # -- down -----------------------------------------------------------------------------------------------
+
+    def down(self, *, keep: bool = False) -> None:
+        """Stop every process; unless `keep`, remove the cluster's objects, pods and stored data, logs excepted."""
+        if not self.directory.exists():
+            return
+        with self._locked():
+            state = ClusterState.load(self.directory)
+            if state is not None:
+                self._stop_everything(state)
+            net.release_network(self.directory)
+            if keep and state is not None:
+                return
+            for path in self.directory.iterdir():
+                if path.name in ("logs", ".lock"):
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+    def _stop_everything(self, state: ClusterState) -> None:
+        for node in state.nodes:
+            self._signal_node(state, node, signal.SIGKILL)
+            shutil.rmtree(scratch_directory(self._node_directory(node), node), ignore_errors=True)
+            state.nodes[node].process = None
+        records: Sequence[ProcessRecord] = list(state.daemons.values())
+        processes.terminate(records)
+        state.daemons = {}
+        partition.mend_all(state.network)
+        state.save(self.directory)
+
+    def status(self) -> dict[str, str]:
+        """Daemon or node -> one line about it. Raises `ClusterError` when there is no cluster."""
+        state = self.state()
+        lines = {}
+        for name, record in state.daemons.items():
+            process = record.find()
+            lines[name] = f"running, pid {process.pid}" if process else "dead"
+        try:
+            ready = self.node_readiness()
+        except ClusterError as error:
+            ready = {}
+            lines["api"] = str(error)
+        for node, entry in state.nodes.items():
+            process = entry.process.find() if entry.process else None
+            if process is None:
+                text = "dead"
+            elif _status(process) == psutil.STATUS_STOPPED:
+                text = f"frozen, pid {process.pid}"
+            else:
+                text = f"running, pid {process.pid}"
+            lines[node] = f"{text}, Ready={ready.get(node, 'unregistered')}"
+        return lines
+
+
+def _status(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return str(process.status())
+    return str(psutil.STATUS_DEAD)

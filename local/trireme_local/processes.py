@@ -1,0 +1,65 @@
+"""Processes of a cluster, known by id and start time so that a reused id is never taken for one of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True)
+class ProcessRecord:
+    """A process as the cluster's state file keeps it."""
+
+    pid: int
+    created_at: float
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessRecord:
+        """The running process with that id."""
+        return cls(pid, psutil.Process(pid).create_time())
+
+    def find(self) -> psutil.Process | None:
+        """The process while it lives (a zombie does not)."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.created_at) < 0.02
+            if same and process.status() != psutil.STATUS_ZOMBIE:
+                return process
+        return None
+
+
+def start(command: Sequence[str], log_path: Path, environment: Mapping[str, str]) -> ProcessRecord:
+    """Start a daemon: leader of a new session, output appended to `log_path`."""
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=dict(environment),
+            start_new_session=True,
+        )
+    return ProcessRecord.of(process.pid)
+
+
+def terminate(records: Sequence[ProcessRecord], patience_seconds: float = 5.0) -> None:
+    """SIGTERM, then SIGKILL for those that are still there."""
+    alive = [process for record in records if (process := record.find()) is not None]
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+            process.resume()
+    deadline = time.monotonic() + patience_seconds
+    while time.monotonic() < deadline and any(record.find() for record in records):
+        time.sleep(0.05)
+    for record in records:
+        if process := record.find():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
