@@ -74,7 +74,7 @@ def whole_logits(engine: Any, tokens: np.ndarray[Any, Any]) -> list[Any] | None:
         kept = get_forward_backward_func()(
             forward_step_func=forward,
             data_iterator=iter([]),
-            model=[engine._model],
+            model=[engine.model],
             num_microbatches=1,
             seq_length=ids.shape[1],
             micro_batch_size=ids.shape[0],

@@ -73,10 +73,10 @@ class MegatronEngine:
         )
         if not self._on_cpu:
             model_parallel_cuda_manual_seed(self.config.seed)
-        self._bare_model = build_model(self.config, self._on_cpu)
-        initial.fill(self._bare_model, self.config.model, self.config.seed)
-        self._model = wrap_data_parallel(self._bare_model)
-        self._optimizer = Optimizer(self.config, self._model)
+        self.bare_model = build_model(self.config, self._on_cpu)
+        initial.fill(self.bare_model, self.config.model, self.config.seed)
+        self.model = wrap_data_parallel(self.bare_model)
+        self.optimizer = Optimizer(self.config, self.model)
         self._forward_backward = get_forward_backward_func()
 
     @property
@@ -97,7 +97,7 @@ class MegatronEngine:
     @property
     def adam_step(self) -> int:
         """Updates counted by Adam's bias correction; equals `step`."""
-        return self._optimizer.adam_step
+        return self.optimizer.adam_step
 
     @property
     def flops_per_token(self) -> float:
@@ -107,7 +107,7 @@ class MegatronEngine:
     @property
     def parameters(self) -> int:
         """Parameters of the whole model, counted from what the ranks hold."""
-        return checkpointing.count_parameters(self._bare_model)
+        return checkpointing.count_parameters(self.bare_model)
 
     def train_step(self, batch: TokenBatch) -> StepResult:
         """One step over the global batch; raises EngineConfigError for a batch of the wrong shape."""
@@ -117,10 +117,10 @@ class MegatronEngine:
             raise EngineConfigError(
                 f"batch of shape {batch.tokens.shape}, this rank expects ({expected}, {config.sequence_length})"
             )
-        self._model.zero_grad_buffer()
+        self.model.zero_grad_buffer()
         totals = self._run(batch, config.micro_batch_size, forward_only=False)
         rate = learning_rate(config.schedule, config.optimizer.learning_rate, self._step)
-        outcome = self._optimizer.step(rate, math.isfinite(totals.mean))
+        outcome = self.optimizer.step(rate, math.isfinite(totals.mean))
         if outcome.applied:
             self._step += 1
         return StepResult(
@@ -136,28 +136,28 @@ class MegatronEngine:
     def evaluate(self, batches: Iterable[TokenBatch]) -> EvaluationResult:
         """Mean loss over all batches of all ranks, without gradients."""
         total = LossTotals(0.0, 0)
-        self._model.eval()
+        self.model.eval()
         try:
             for batch in batches:
                 micro = math.gcd(len(batch.tokens), self.config.micro_batch_size)
                 total = total + self._run(batch, micro, forward_only=True)
         finally:
-            self._model.train()
+            self.model.train()
         return EvaluationResult(total.mean, total.tokens)
 
     def save_local(self, directory: Path, extra_state: Mapping[str, Any]) -> SaveResult:
         """Write this rank's shard file, and the index on rank 0."""
-        return checkpointing.save(directory, self.config, self._bare_model, self._optimizer, self._step, extra_state)
+        return checkpointing.save(directory, self.config, self.bare_model, self.optimizer, self._step, extra_state)
 
     def load_local(self, directory: Path) -> LoadedState:
         """Restore from a directory that holds all files of a checkpoint."""
-        loaded = checkpointing.load(directory, self.config, self._bare_model, self._optimizer)
+        loaded = checkpointing.load(directory, self.config, self.bare_model, self.optimizer)
         self._step = loaded.step
         return loaded
 
     def export_hugging_face(self, directory: Path, tokenizer_directory: Path | None = None) -> ExportResult:
         """Gather the weights on rank 0, which writes them as a LlamaForCausalLM."""
-        return export.export_hugging_face(self._bare_model, self.config, directory, tokenizer_directory)
+        return export.export_hugging_face(self.bare_model, self.config, directory, tokenizer_directory)
 
     def agree(self, flag: int) -> int:
         """Largest flag given by any rank."""
@@ -171,7 +171,7 @@ class MegatronEngine:
 
     def close(self) -> None:
         """Drop the model and leave the process group."""
-        for name in ("_optimizer", "_model", "_bare_model"):
+        for name in ("optimizer", "model", "bare_model"):
             self.__dict__.pop(name, None)
         gc.collect()
         if dist.is_initialized():
@@ -183,7 +183,7 @@ class MegatronEngine:
         parts: list[torch.Tensor] = self._forward_backward(
             forward_step_func=forward_step,
             data_iterator=iter(micro_batches),
-            model=[self._model],
+            model=[self.model],
             num_microbatches=len(micro_batches),
             seq_length=self.config.sequence_length,
             micro_batch_size=micro_batch_size,
