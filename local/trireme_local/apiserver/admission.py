@@ -1,0 +1,125 @@
+"""What the API server's built-in admission plugins do to objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import errors
+from .auth import User
+from .builtins import services
+from .registry import CRD_KEY, Registry
+from .resource import Resource
+from .store import Obj, Store
+
+SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+_PERMANENT = ("default", "kube-system", "kube-public")
+_UNREACHABLE_SECONDS = 300
+
+
+def check_namespace(store: Store, resource: Resource, namespace: str, name: str) -> None:
+    """NamespaceLifecycle: the namespace must exist and must not be on its way out."""
+    if not resource.namespaced:
+        return
+    entry = store.get("/namespaces", "", namespace)
+    if entry is None:
+        raise errors.not_found("", "namespaces", namespace)
+    if entry.obj["metadata"].get("deletionTimestamp"):
+        why = f"unable to create new content in namespace {namespace} because it is being terminated"
+        error = errors.forbidden(resource.group, resource.plural, name, why)
+        error.details = (error.details or {}) | {
+            "causes": [
+                {
+                    "reason": "NamespaceTerminating",
+                    "message": f"namespace {namespace} is being terminated",
+                    "field": "metadata.namespace",
+                }
+            ]
+        }
+        raise error
+
+
+def mutate_create(store: Store, resource: Resource, obj: Obj, user: User) -> None:
+    """Admission plugins that change a new object, in place."""
+    if resource.storage == "/pods":
+        _service_account(store, resource, obj)
+        _priority(store, resource, obj)
+        _default_tolerations(obj)
+
+
+def mutate_update(store: Store, resource: Resource, new: Obj, old: Obj) -> None:
+    """Admission plugins that change an updated object, in place."""
+    if resource.storage == "/pods":
+        for key in ("priority", "preemptionPolicy"):
+            if key not in new["spec"] and key in old["spec"]:
+                new["spec"][key] = old["spec"][key]
+
+
+def _service_account(store: Store, resource: Resource, obj: Obj) -> None:
+    spec, meta = obj["spec"], obj["metadata"]
+    if "kubernetes.io/config.mirror" in meta.get("annotations", {}):
+        return
+    name = spec.setdefault("serviceAccountName", "default")
+    spec["serviceAccount"] = name
+    entry = store.get("/serviceaccounts", meta["namespace"], name)
+    if entry is None:
+        why = f'error looking up service account {meta["namespace"]}/{name}: serviceaccount "{name}" not found'
+        raise errors.forbidden("", resource.plural, meta.get("name", ""), why)
+    if entry.obj.get("imagePullSecrets") and not spec.get("imagePullSecrets"):
+        spec["imagePullSecrets"] = list(entry.obj["imagePullSecrets"])
+
+
+def _priority(store: Store, resource: Resource, obj: Obj) -> None:
+    spec = obj["spec"]
+    name = spec.get("priorityClassName")
+    classes = [entry.obj for entry in store.list("scheduling.k8s.io/priorityclasses")]
+    if name:
+        found: Any = next((item for item in classes if item["metadata"]["name"] == name), None)
+        if found is None:
+            why = f"no PriorityClass with name {name} was found"
+            raise errors.forbidden("", resource.plural, obj["metadata"].get("name", ""), why)
+    else:
+        found = max(
+            (item for item in classes if item.get("globalDefault")), key=lambda item: item["value"], default=None
+        )
+        if found is not None:
+            spec["priorityClassName"] = found["metadata"]["name"]
+    value = found["value"] if found is not None else 0
+    if "priority" in spec and spec["priority"] != value:
+        why = "the integer value of priority must not be provided in pod spec; priority admission controller computed "
+        raise errors.forbidden(
+            "", resource.plural, obj["metadata"].get("name", ""), f"{why}{value} from the given PriorityClass name"
+        )
+    spec["priority"] = value
+    spec.setdefault("preemptionPolicy", found["preemptionPolicy"] if found is not None else "PreemptLowerPriority")
+
+
+def _default_tolerations(obj: Obj) -> None:
+    """DefaultTolerationSeconds: stay 300 s on a node that is not ready or unreachable."""
+    tolerations = obj["spec"].setdefault("tolerations", [])
+    for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
+        covered = any(
+            item.get("key") in (key, None, "") and item.get("effect") in ("NoExecute", None, "") for item in tolerations
+        )
+        if not covered:
+            tolerations.append(
+                {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": _UNREACHABLE_SECONDS}
+            )
+
+
+def before_create(store: Store, registry: Registry, resource: Resource, obj: Obj) -> None:
+    """Checks and allocations that need the rest of the state."""
+    if resource.storage == "/services":
+        taken = {entry.obj["spec"].get("clusterIP", "") for entry in store.list("/services")}
+        services.allocate_cluster_ip(obj, taken)
+    if resource.storage == CRD_KEY:
+        spec = obj["spec"]
+        if registry.kind_in_use(spec["group"], spec["names"]["kind"], spec["names"]["plural"]):
+            name = obj["metadata"]["name"]
+            raise errors.conflict(resource.group, resource.plural, name, "its kind or plural name is already in use")
+
+
+def before_delete(resource: Resource, obj: Obj) -> None:
+    """NamespaceLifecycle: the permanent namespaces stay."""
+    name = obj["metadata"]["name"]
+    if resource.storage == "/namespaces" and name in _PERMANENT:
+        raise errors.forbidden("", "namespaces", name, "this namespace may not be deleted")

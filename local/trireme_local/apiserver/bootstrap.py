@@ -1,0 +1,89 @@
+"""What exists in a cluster from the start, and what follows by itself from a write."""
+
+from __future__ import annotations
+
+from . import errors
+from .admission import SYSTEM_NAMESPACES
+from .auth import User
+from .operations import DeleteOptions, Operations, WriteOptions
+from .registry import CRD_KEY
+from .resource import Resource
+from .store import Obj
+
+_SYSTEM = User("system:apiserver", groups=("system:masters",))
+_PRIORITIES = (("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000))
+
+
+def system_options() -> WriteOptions:
+    """Options of the server's own writes."""
+    return WriteOptions(_SYSTEM, "kube-apiserver")
+
+
+def _ensure(operations: Operations, group: str, plural: str, namespace: str, body: Obj) -> None:
+    resource = operations.registry.find(group, "v1", plural)
+    assert resource is not None, plural
+    if operations.store.get(resource.storage, namespace, body["metadata"]["name"]) is None:
+        operations.create(resource, namespace, body, system_options())
+
+
+def ensure_system_objects(operations: Operations) -> None:
+    """Create the system namespaces, their default service accounts and the `kubernetes` service."""
+    for name in SYSTEM_NAMESPACES:
+        _ensure(operations, "", "namespaces", "", {"metadata": {"name": name}})
+        _ensure(operations, "", "serviceaccounts", name, {"metadata": {"name": "default"}})
+    for name, value in _PRIORITIES:
+        body = {"metadata": {"name": name}, "value": value, "description": "Used for system critical pods."}
+        _ensure(operations, "scheduling.k8s.io", "priorityclasses", "", body)
+
+
+def install_hooks(operations: Operations) -> None:
+    """Keep the registry in step with CRDs, and give each namespace its default service account."""
+
+    def follow_crds(resource: Resource, new: Obj | None, old: Obj | None) -> None:
+        if resource.storage == CRD_KEY:
+            if new is None:
+                assert old is not None
+                operations.registry.crd_removed(old["metadata"]["name"])
+                return
+            operations.registry.crd_changed(new)
+            if new["metadata"].get("deletionTimestamp"):
+                _empty_crd(operations, new)
+        elif resource.custom and new is None and operations.registry.is_terminating(resource):
+            _finish_crd(operations, f"{resource.plural}.{resource.group}")
+
+    def follow_namespaces(resource: Resource, new: Obj | None, old: Obj | None) -> None:
+        if resource.storage == "/namespaces" and new is not None and old is None:
+            name = new["metadata"]["name"]
+            if name not in SYSTEM_NAMESPACES:
+                _ensure(operations, "", "serviceaccounts", name, {"metadata": {"name": "default"}})
+
+    operations.hooks += [follow_crds, follow_namespaces]
+
+
+def _empty_crd(operations: Operations, crd: Obj) -> None:
+    """Delete all objects of a CRD that is being deleted; it goes with the last of them."""
+    group, plural = crd["spec"]["group"], crd["spec"]["names"]["plural"]
+    resource = operations.registry.any_version(group, plural)
+    if resource is not None:
+        for entry in operations.store.list(resource.storage):
+            try:
+                operations.delete(resource, entry.namespace, entry.name, DeleteOptions())
+            except errors.ApiError as error:
+                if error.code != 404:
+                    raise
+    _finish_crd(operations, crd["metadata"]["name"])
+
+
+def _finish_crd(operations: Operations, name: str) -> None:
+    crds = operations.registry.find("apiextensions.k8s.io", "v1", "customresourcedefinitions")
+    entry = operations.store.get(CRD_KEY, "", name)
+    if crds is None or entry is None:
+        return
+    spec = entry.obj["spec"]
+    if operations.store.count(f"{spec['group']}/{spec['names']['plural']}") == 0:
+        from .builtins.crds import CLEANUP_FINALIZER
+
+        meta = entry.obj["metadata"]
+        kept = [item for item in meta.get("finalizers", ()) if item != CLEANUP_FINALIZER]
+        new = {**entry.obj, "metadata": {**meta, "finalizers": kept}}
+        operations.replace(crds, "", name, new, system_options())

@@ -1,0 +1,124 @@
+"""Decoding of built-in objects: types, unknown fields, nulls and empty collections, as Go's decoder treats them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import Any
+
+from . import definitions
+from .definitions import Schema
+
+_QUANTITY = re.compile(r"^[+-]?(\d+|\d+\.\d*|\.\d+)(([KMGTPE]i)|[numkMGTPE]|[eE][+-]?\d+)?$")
+_GO_TYPES = {"integer": "int64", "number": "float64", "boolean": "bool", "string": "string"}
+_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$")
+
+
+class DecodeError(Exception):
+    """A value has the wrong JSON type for its field."""
+
+
+def _type_name(value: Any) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, (int, float)):
+        return "number"
+    return {str: "string", list: "array", dict: "object"}.get(type(value), "null")
+
+
+def _mismatch(value: Any, schema: Schema, path: str) -> DecodeError:
+    expected = _GO_TYPES.get(schema.get("type", "object"), schema.get("type", "object"))
+    return DecodeError(f"json: cannot unmarshal {_type_name(value)} into Go struct field {path} of type {expected}")
+
+
+class Decoder:
+    """Walks one object; `unknown` collects the paths of fields that the schema does not have."""
+
+    def __init__(self) -> None:
+        self.unknown: list[str] = []
+
+    def decode(self, value: Any, schema: Schema, path: str = "") -> Any:
+        """The value without nulls, unknown fields and empty optional collections. Raises DecodeError."""
+        schema = definitions.resolve(schema)
+        if schema.get("x-kubernetes-preserve-unknown-fields"):
+            return value
+        if schema.get("type") in ("object", None):
+            return self._object(value, schema, path)
+        if schema["type"] == "array":
+            if not isinstance(value, list):
+                raise _mismatch(value, schema, path)
+            items = schema.get("items", {})
+            return [self.decode(item, items, f"{path}[{index}]") for index, item in enumerate(value)]
+        return _scalar(value, schema, path)
+
+    def _object(self, value: Any, schema: Schema, path: str) -> Any:
+        if not isinstance(value, dict):
+            raise _mismatch(value, schema, path)
+        properties = schema.get("properties")
+        if properties is None:
+            extra = schema.get("additionalProperties")
+            if not isinstance(extra, dict):
+                return value
+            return {key: self.decode(item, extra, f"{path}.{key}" if path else key) for key, item in value.items()}
+        required = schema.get("required", ())
+        result = {}
+        for key, item in value.items():
+            below = f"{path}.{key}" if path else key
+            if key not in properties:
+                self.unknown.append(below)
+                continue
+            if item is None:
+                continue
+            decoded = self.decode(item, properties[key], below)
+            if decoded in ([], {}) and key not in required and _is_collection(properties[key]):
+                continue  # Go's omitempty
+            result[key] = decoded
+        return result
+
+
+def _is_collection(schema: Schema) -> bool:
+    schema = definitions.resolve(schema)
+    return schema.get("type") == "array" or ("additionalProperties" in schema and "properties" not in schema)
+
+
+def _scalar(value: Any, schema: Schema, path: str) -> Any:
+    kind, form = schema["type"], schema.get("format")
+    if form == "int-or-string":
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
+            raise _mismatch(value, schema, path)
+        return value
+    if form == "quantity":
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise _mismatch(value, schema, path)
+        text = value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+        if not _QUANTITY.match(text):
+            raise DecodeError(
+                "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+            )
+        return text
+    if kind == "string":
+        if not isinstance(value, str):
+            raise _mismatch(value, schema, path)
+        if form == "date-time" and not _TIME.match(value):
+            raise DecodeError(f'parsing time "{value}" as "2006-01-02T15:04:05Z07:00": cannot parse {path}')
+        if form == "byte":
+            try:
+                base64.b64decode(value, validate=True)
+            except (binascii.Error, ValueError):
+                raise DecodeError(f"illegal base64 data in field {path}") from None
+        return value
+    if kind == "boolean":
+        if not isinstance(value, bool):
+            raise _mismatch(value, schema, path)
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _mismatch(value, schema, path)
+    if kind == "integer":
+        if isinstance(value, float) and not value.is_integer():
+            raise _mismatch(value, schema, path)
+        bits = 32 if form == "int32" else 64
+        if not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
+            raise DecodeError(f"json: cannot unmarshal number {value} into Go struct field {path} of type int{bits}")
+        return int(value)
+    return value
