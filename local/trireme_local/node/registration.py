@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 LEASE_NAMESPACE = "kube-node-lease"
 VERSION = "v1.36.0-trireme-local"
 DEFAULT_PODS = "110"
+# Read by the local API server only; a real one always speaks https to kubelets.
+ANNOTATIONS = {"trireme.dev/kubelet-scheme": "https"}
 # A heartbeat that fails this long means that open connections may be dead without saying so.
 RECONNECT_AFTER_SECONDS = 5.0
 
@@ -99,7 +101,7 @@ class Registration:
         body = {
             "apiVersion": "v1",
             "kind": "Node",
-            "metadata": {"name": self._name, "labels": self._labels},
+            "metadata": {"name": self._name, "labels": self._labels, "annotations": ANNOTATIONS},
             "spec": spec,
         }
         try:
@@ -107,8 +109,8 @@ class Registration:
         except ApiException as error:
             if not is_status(error, 409):
                 raise
-            labels = {"metadata": {"labels": self._labels}}
-            self.node_object = await self._client.patch(NODES, None, self._name, labels)
+            metadata = {"metadata": {"labels": self._labels, "annotations": ANNOTATIONS}}
+            self.node_object = await self._client.patch(NODES, None, self._name, metadata)
         for condition in (self.node_object.get("status") or {}).get("conditions") or []:
             self._transitions[condition["type"]] = (condition["status"], condition.get("lastTransitionTime", ""))
         await self._report_status()
