@@ -166,7 +166,7 @@ class ObjectStore:
         with self._mapped(key):
             return self._client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
+    def entries(self, prefix: str) -> Iterator[StoredObject]:
         """All objects under a prefix, in key order."""
         with self._mapped(prefix):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):

@@ -53,8 +53,9 @@ class TokenWriter:
 
     def add(self, documents: Sequence[Document]) -> None:
         """Tokenise some documents and append them, each closed by the end-of-text token."""
-        encoded = iter(self._info.tokenizer.encode_batch_fast([p for d in documents for p in d.pieces],
-                                                              add_special_tokens=False))
+        encoded = iter(
+            self._info.tokenizer.encode_batch_fast([p for d in documents for p in d.pieces], add_special_tokens=False)
+        )
         for document in documents:
             ids = [i for _ in document.pieces for i in next(encoded).ids]
             if not ids:
@@ -106,7 +107,7 @@ class Preparation:
         for path in paths:
             size, digest = hash_file(path)
             listed.append(ShardFile(path=path.relative_to(self._directory).as_posix(), bytes=size, sha256=digest))
-        index = DatasetIndex(
+        dataset = DatasetIndex(
             dtype=info.dtype,
             vocab_size=info.vocab_size,
             eos_token_id=info.eos_token_id,
@@ -115,9 +116,9 @@ class Preparation:
             sources=indexes,
             files=listed,
         )
-        (self._directory / INDEX_NAME).write_bytes(index.encode())
+        (self._directory / INDEX_NAME).write_bytes(dataset.encode())
         shutil.rmtree(self._cache, ignore_errors=True)
-        return index
+        return dataset
 
     def _make_tokenizer(self, training: list[list[SourceFile]]) -> TokenizerInfo:
         directory = self._directory / TOKENIZER_DIRECTORY
@@ -129,7 +130,8 @@ class Preparation:
             info = load_tokenizer(directory)
         if info.vocab_size > self._config.model_vocab_size:
             raise TokenizerUnusable(
-                f"the tokenizer has {info.vocab_size} entries, the model's vocab_size is {self._config.model_vocab_size}"
+                f"the tokenizer has {info.vocab_size} entries, "
+                f"the model's vocab_size is {self._config.model_vocab_size}"
             )
         return info
 
@@ -211,9 +213,13 @@ def fetch_folder(uri: str, store_config: StoreConfig, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     if uri.startswith("s3://"):
         store, prefix = ObjectStore(store_config, uri=uri), parse_s3_uri(uri)[1]
-        for entry in store.list(prefix + "/"):
+        for entry in store.entries(prefix + "/"):
             name = entry.key[len(prefix) + 1 :]
-            if "/" not in name and entry.bytes <= 256 << 20 and Path(name).suffix in (".json", ".model", ".txt", ".jinja"):
+            if (
+                "/" not in name
+                and entry.bytes <= 256 << 20
+                and Path(name).suffix in (".json", ".model", ".txt", ".jinja")
+            ):
                 store.download(entry.key, directory / name)
     else:
         root = Path(uri.removeprefix("file://"))

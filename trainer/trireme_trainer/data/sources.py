@@ -12,7 +12,7 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, cast
 
 from trireme.checkpoints import parse_s3_uri
 from trireme.protocol import StoreConfig
@@ -127,7 +127,7 @@ class Source:
         bucket, prefix = parse_s3_uri(self.config.uri)
         self._store = self._store or ObjectStore(self._store_config, uri=self.config.uri)
         found = []
-        for entry in self._store.list(prefix):
+        for entry in self._store.entries(prefix):
             if entry.key == prefix:
                 name = entry.key.rsplit("/", 1)[-1]
             elif not prefix or entry.key.startswith(prefix + "/"):
@@ -179,7 +179,8 @@ class Source:
 
 def open_text(path: Path, name: str) -> IO[str]:
     """A text stream over a plain or gzip file; undecodable bytes become U+FFFD. Raises DataUnreadable for binaries."""
-    raw: IO[bytes] = gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb")
+    opened = gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb")  # noqa: SIM115 the caller closes it
+    raw = cast(IO[bytes], opened)
     if b"\0" in raw.read(8192):
         raw.close()
         raise DataUnreadable(f"{path}: holds NUL bytes and so is no text; leave it out with exclude")

@@ -1,0 +1,362 @@
+"""RUN on one node: inputs, ranks, checkpoints and export of one attempt, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trireme.checkpoints import Manifest, ShardFile
+from trireme.protocol import AgentState, Failure, FailureKind, ModelRef, Progress, Target
+from trireme.protocol.messages import DRAINED_EXIT_CODE
+from trireme_trainer.agent.accounting import CategoryClock, category_of
+from trireme_trainer.agent.classify import RankEnd, first_cause
+from trireme_trainer.agent.committer import CommitPlace, Committer
+from trireme_trainer.agent.inputs import InputsFetcher, InputsLost, free_port
+from trireme_trainer.agent.memory import count_oom_kills
+from trireme_trainer.agent.messages import (
+    CheckpointState,
+    Drain,
+    ExportedEvent,
+    FromRank,
+    Inputs,
+    NewSettings,
+    PeerState,
+    ProgressEvent,
+    SavedEvent,
+    SectionEvent,
+)
+from trireme_trainer.agent.peers import LeaderClient, PeerError
+from trireme_trainer.agent.ranks import RankProcess, RankSet, RankStart
+from trireme_trainer.agent.watch import HangWatch
+from trireme_trainer.checkpoint.fetch import NodeCache
+from trireme_trainer.checkpoint.store import ObjectStore, StoreError, hash_file
+
+if TYPE_CHECKING:
+    from trireme_trainer.agent.environment import AgentEnvironment
+    from trireme_trainer.agent.fence import Fence
+    from trireme_trainer.metrics.prometheus import TrainingMetrics
+
+log = logging.getLogger(__name__)
+TICK_SECONDS = 0.25
+SETTLE_SECONDS = 0.7
+"""After the first bad end: time for the other ranks' ends, so that the cause is chosen among all."""
+LOG_SECONDS = 30.0
+LEADER_SECONDS = 2.0
+
+
+class Attempt:
+    """One attempt on this node, from RUN to its end."""
+
+    def __init__(
+        self,
+        environment: AgentEnvironment,
+        target: Target,
+        store: ObjectStore,
+        fence: Fence,
+        metrics: TrainingMetrics,
+        module: str,
+    ) -> None:
+        self.target = target
+        self.number = target.attempt
+        self.state = AgentState.RUNNING
+        self.failure: Failure | None = None
+        self.failed_at = 0.0
+        self.model: ModelRef | None = None
+        self.progress: Progress | None = None
+        self.rendezvous_port = 0
+        self.clock = CategoryClock(time.monotonic())
+        self._env = environment
+        self._store = store
+        self._fence = fence
+        self._metrics = metrics
+        self._keys = environment.keys
+        self._root = environment.scratch / "attempts" / f"a{target.attempt}"
+        self._leader = LeaderClient(target.hosts[0], environment.token, environment.pod_ip)
+        self._drain_deadline: float | None = None
+        self._oom_kills = count_oom_kills()
+        self._exported: asyncio.Task[None] | None = None
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="attempt")
+        self._watch = HangWatch(time.monotonic())
+        config = environment.config
+        self._fetcher = InputsFetcher(
+            store, self._keys, NodeCache(environment.scratch / "cache"), target, environment.slot
+        )
+        self.committer = Committer(
+            CommitPlace(self._keys, target.attempt, environment.slot, config.slots, config.ranks_per_slot),
+            store,
+            send_to_leader=self._leader.send_shards,
+            on_change=self._tell_busy,
+            retention=self._retention,
+        )
+        self.ranks = RankSet(
+            RankStart(
+                module=module,
+                attempt=target.attempt,
+                first_rank=environment.slot * config.ranks_per_slot,
+                count=config.ranks_per_slot,
+                world_size=config.world_size,
+                environment={},
+                directory=self._root,
+            ),
+            self._on_event,
+        )
+        self._task = asyncio.create_task(self._run())
+
+    # -- orders
+
+    def update(self, target: Target) -> None:
+        """Take changed settings."""
+        if target.settings != self.target.settings:
+            self.ranks.send(NewSettings(settings=target.settings))
+        self.target = target
+
+    def drain(self) -> None:
+        """Have the ranks agree on a step, save and exit; once."""
+        if self._drain_deadline is None:
+            self._drain_deadline = time.monotonic() + self.target.settings.drain_seconds
+            self.ranks.send(Drain())
+
+    async def stop(self) -> None:
+        """End everything of this attempt: afterwards it can neither compute nor commit."""
+        self._fetcher.cancel()
+        await self.committer.cancel()
+        if self._exported is not None:
+            self._exported.cancel()
+        if self.state is AgentState.RUNNING:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self.ranks.stop()
+        await self._upload_logs()
+        await self._close()
+
+    async def _close(self) -> None:
+        self.clock.stop(time.monotonic())
+        await self._leader.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        shutil.rmtree(self._root / "saves", ignore_errors=True)
+
+    # -- events
+
+    def _on_event(self, rank: RankProcess, event: FromRank) -> None:
+        now = time.monotonic()
+        first = rank is self.ranks.ranks[0]
+        match event:
+            case SectionEvent(section=section, step=step) if first:
+                self.clock.enter(category_of(section, step, self.target.recompute_until_step), now)
+            case ProgressEvent(progress=progress):
+                if first:
+                    self.progress = progress
+                    self._metrics.step(progress)
+                self._metrics.memory(rank.rank, event.peak_memory_bytes)
+            case SavedEvent():
+                self._metrics.saved(event)
+                self.committer.saved(rank.rank, event)
+            case ExportedEvent() if self._exported is None:
+                self._exported = asyncio.create_task(self._upload_model(event))
+
+    def _tell_busy(self) -> None:
+        if self._env.slot == 0 and self.ranks.ranks:
+            self.ranks.ranks[0].send(CheckpointState(busy=self.committer.busy))
+        self._metrics.checkpoints(self.committer.report())
+
+    def _retention(self) -> tuple[int, list[tuple[int, int]]]:
+        points = [p for p in (self.target.resume_from, self.target.verified) if p is not None]
+        return self.target.settings.keep, [(p.attempt, p.step) for p in points]
+
+    # -- life
+
+    async def _run(self) -> None:
+        helpers = [asyncio.create_task(self._log_loop()), asyncio.create_task(self._leader_loop())]
+        try:
+            await self._start()
+            await self._supervise()
+        except InputsLost as error:
+            self._fail(Failure(kind=FailureKind.RESTORE, rank=self._first_rank, step=0, message=str(error)))
+        finally:
+            for helper in helpers:
+                helper.cancel()
+        if self.state is AgentState.FAILED:
+            await self.ranks.stop(term_seconds=0.0)
+        await self._upload_logs()
+        self.clock.stop(time.monotonic())
+
+    @property
+    def _first_rank(self) -> int:
+        return self._env.slot * self._env.config.ranks_per_slot
+
+    async def _start(self) -> None:
+        """Start the ranks while the inputs come in."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        (self._root / "target.json").write_text(self.target.to_json())
+        fetched = asyncio.get_running_loop().run_in_executor(self._threads, self._fetcher.run)
+        port = await self._rendezvous()
+        self.ranks._start.environment.update(
+            {
+                "MASTER_ADDR": self.target.hosts[0].address,
+                "MASTER_PORT": str(port),
+                "TRIREME_JOB_FILE": str(self._env.job_file),
+                "TRIREME_TARGET_FILE": str(self._root / "target.json"),
+                "TRIREME_SAVE_DIRECTORY": str(self._root / "saves"),
+                "OMP_NUM_THREADS": "1",
+            }
+        )
+        await self.ranks.start()
+        if self._drain_deadline is not None:
+            self.ranks.send(Drain())
+        waiting = asyncio.ensure_future(self._first_bad_end())
+        both: list[asyncio.Future[Any]] = [fetched, waiting]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if fetched.done():
+            inputs: Inputs = fetched.result()
+            self.ranks.send(inputs)
+        else:
+            self._fetcher.cancel()
+
+    async def _rendezvous(self) -> int:
+        """The port that rank 0 listens on: slot 0 picks a free one, the others ask for it."""
+        if self._env.slot == 0:
+            self.rendezvous_port = free_port(self._env.pod_ip)
+            return self.rendezvous_port
+        deadline = time.monotonic() + self.target.settings.start_timeout_seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(PeerError):
+                state: PeerState = await self._leader.state()
+                if state.rendezvous_attempt == self.number and state.rendezvous_port:
+                    return state.rendezvous_port
+            await asyncio.sleep(0.2)
+        raise InputsLost(f"slot 0 opened no rendezvous in {self.target.settings.start_timeout_seconds} s")
+
+    async def _first_bad_end(self) -> None:
+        while all(end.clean for end in self.ranks.ends()):
+            self.ranks.changed.clear()
+            await self.ranks.changed.wait()
+
+    async def _supervise(self) -> None:
+        """Until the ranks' end is known and what they saved is in the store."""
+        while self.state is AgentState.RUNNING:
+            self.ranks.changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.ranks.changed.wait(), TICK_SECONDS)
+            now = time.monotonic()
+            ends = self.ranks.ends()
+            if self._fence.expired(now, self.target.settings.fence_seconds):
+                await self._fenced()
+            elif any(not end.clean for end in ends):
+                await self._settle()
+            elif self.ranks.ended:
+                self._conclude(ends, now)
+            elif self._drain_deadline is not None and now > self._drain_deadline:
+                self._fail(self._failure(FailureKind.HANG, "did not save and exit in the time given to drain"))
+            elif hang := self._watch.look(self.ranks.ranks, self.target.settings, now):
+                self._fail(hang)
+
+    async def _settle(self) -> None:
+        """A rank ended badly: let the others' ends come in, end the rest, choose the cause."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                while not self.ranks.ended:
+                    self.ranks.changed.clear()
+                    await self.ranks.changed.wait()
+        ends: list[RankEnd] = self.ranks.ends()
+        await self.ranks.stop(term_seconds=0.0)
+        cause = first_cause(ends, oom_kills=count_oom_kills() - self._oom_kills)
+        assert cause is not None
+        self._fail(cause[0], at=cause[1])
+
+    async def _fenced(self) -> None:
+        silent = self.target.settings.fence_seconds
+        log.error("neither operator nor gang heard for %s s: stopping the ranks", silent)
+        await self.ranks.stop(term_seconds=0.0)
+        await self.committer.cancel()
+        self._fail(self._failure(FailureKind.FENCED, f"no contact with operator and gang for {silent} s"))
+
+    def _conclude(self, ends: list[RankEnd], now: float) -> None:
+        """All ranks ended as asked: what is left is to get their files into the store."""
+        drained = any(end.return_code == DRAINED_EXIT_CODE for end in ends)
+        if drained and self._drain_deadline is None:
+            # Asked by another slot's agent.
+            self._drain_deadline = now + self.target.settings.drain_seconds
+        if self.committer.pending and not (drained and self._drain_deadline and now > self._drain_deadline):
+            return
+        if drained:
+            self.state = AgentState.DRAINED
+        elif self._env.slot != 0 or self.model is not None:
+            self.state = AgentState.SUCCEEDED
+        elif self._exported is None:
+            self._fail(self._failure(FailureKind.EXIT, "rank 0 ended without exporting the model"))
+
+    def _failure(self, kind: FailureKind, message: str) -> Failure:
+        rank = next((r for r in self.ranks.ranks if r.alive), None)
+        number = rank.rank if rank else self._first_rank
+        return Failure(kind=kind, rank=number, step=rank.step if rank else 0, message=message)
+
+    def _fail(self, failure: Failure, at: float | None = None) -> None:
+        log.error("attempt %d failed: %s: rank %d: %s", self.number, failure.kind, failure.rank, failure.message)
+        self.failure = failure
+        self.failed_at = time.monotonic() if at is None else at
+        self.state = AgentState.FAILED
+
+    # -- loops
+
+    async def _leader_loop(self) -> None:
+        """Keep in touch with slot 0; it counts our calls as its own contact."""
+        while self._env.slot != 0:
+            try:
+                await self._leader.state()
+                self._fence.heard_gang(time.monotonic())
+            except PeerError as error:
+                log.debug("%s", error)
+            await asyncio.sleep(LEADER_SECONDS)
+
+    async def _log_loop(self) -> None:
+        while True:
+            await asyncio.sleep(LOG_SECONDS)
+            await self._upload_logs()
+
+    async def _upload_logs(self) -> None:
+        """Put the logs' tails into the store; a store that is away costs a warning."""
+        loop = asyncio.get_running_loop()
+        for rank in self.ranks.ranks:
+            tail = rank.log.take_tail()
+            if tail is not None:
+                try:
+                    key = self._keys.log(self.number, rank.rank)
+                    await loop.run_in_executor(None, self._store.put, key, tail)
+                except StoreError as error:
+                    log.warning("log of rank %d: %s", rank.rank, error)
+                    return
+
+    async def _upload_model(self, event: ExportedEvent) -> None:
+        """Put the exported model into the store, its manifest last; retries until it is there."""
+        while self.model is None:
+            try:
+                loop = asyncio.get_running_loop()
+                self.model = await loop.run_in_executor(self._threads, self._put_model, event)
+            except StoreError as error:
+                log.warning("export: %s; trying again", error)
+                await asyncio.sleep(5.0)
+
+    def _put_model(self, event: ExportedEvent) -> ModelRef:
+        root, prefix = Path(event.directory), self._keys.model(self.number)
+        files = []
+        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+            size, sha256 = hash_file(path)
+            files.append(ShardFile(path=path.relative_to(root).as_posix(), bytes=size, sha256=sha256))
+            self._store.upload(path, prefix + files[-1].path)
+        manifest = Manifest.model_validate(
+            {**event.manifest, "jobUid": self._keys.uid, "attempt": self.number, "files": files}
+        )
+        self._store.put(prefix + "manifest.json", manifest.encode())
+        return ModelRef(uri=self._keys.to_uri(prefix), digest=manifest.digest)
+
+
+AttemptFactory = Callable[[Target], Attempt]

@@ -1,0 +1,284 @@
+"""Uploads what this node's ranks saved, and on slot 0 commits: the manifest goes last, when every rank's files are in.
+
+The agents do this and not the ranks, so that training goes on meanwhile and an upload survives its rank's end.
+A failing store never stops training: the newest save is retried, and gives way to a newer one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from trireme.checkpoints import JobKeys, Manifest, ShardFile
+from trireme.protocol import CheckpointFact, CheckpointReport
+from trireme_trainer.agent.messages import SavedEvent, SlotShards
+from trireme_trainer.checkpoint.retention import retain
+from trireme_trainer.checkpoint.store import ObjectStore, StoreError, hash_file
+
+log = logging.getLogger(__name__)
+FACTS_KEPT = 5
+RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)
+
+
+class AttemptOver(Exception):
+    """Slot 0 is at another attempt: nothing of this one will be committed."""
+
+
+@dataclass(frozen=True)
+class CommitPlace:
+    """Whose checkpoints these are."""
+
+    keys: JobKeys
+    attempt: int
+    slot: int
+    slots: int
+    ranks_per_slot: int
+
+
+@dataclass
+class Save:
+    """One checkpoint on its way."""
+
+    step: int
+    started_at: float
+    ranks: dict[int, SavedEvent] = field(default_factory=dict)
+    slots: dict[int, list[ShardFile]] = field(default_factory=dict)
+    own_files: list[ShardFile] | None = None
+    task: asyncio.Task[None] | None = None
+    done: bool = False
+
+
+class Committer:
+    """The checkpoints of one attempt on one node."""
+
+    def __init__(
+        self,
+        place: CommitPlace,
+        store: ObjectStore,
+        *,
+        send_to_leader: Callable[[SlotShards], Awaitable[None]],
+        on_change: Callable[[], None],
+        retention: Callable[[], tuple[int, list[tuple[int, int]]]],
+    ) -> None:
+        """`on_change`: `busy` may have changed. `retention`: how many to keep, and which never to delete."""
+        self._place = place
+        self._store = store
+        self._send_to_leader = send_to_leader
+        self._on_change = on_change
+        self._retention = retention
+        self._saves: dict[int, Save] = {}
+        self._committed: list[tuple[CheckpointFact, float]] = []
+        self._failing: tuple[str, str] | None = None
+        self._store_down = False
+        self._in_flight = 0
+        self._lock = threading.Lock()
+        self._cancelled = False
+        # Hashing and sending release the interpreter lock; each upload has parallel parts of its own.
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="upload")
+
+    # -- events
+
+    def saved(self, rank: int, event: SavedEvent) -> None:
+        """A rank of this node wrote its files."""
+        if self._cancelled:
+            return
+        save = self._saves.setdefault(event.step, Save(event.step, time.monotonic()))
+        save.ranks[rank] = event
+        if len(save.ranks) == self._place.ranks_per_slot and save.task is None:
+            self._give_up_older(event.step)
+            save.task = asyncio.create_task(self._bring_in(save))
+
+    def shards(self, message: SlotShards) -> None:
+        """Slot 0: another slot's files are in, or why not. Raises AttemptOver."""
+        if self._cancelled or message.attempt != self._place.attempt:
+            raise AttemptOver(f"slot 0 is at attempt {self._place.attempt}, not {message.attempt}")
+        if message.problem_reason is not None:
+            self._fail(message.problem_reason, f"slot {message.slot}: {message.problem_message}")
+            return
+        save = self._saves.setdefault(message.step, Save(message.step, time.monotonic()))
+        save.slots[message.slot] = message.files
+        self._commit_when_complete(save)
+
+    def _give_up_older(self, step: int) -> None:
+        for older in [s for s in self._saves.values() if s.step < step and not s.done]:
+            log.warning("checkpoint of step %d gives way to that of step %d", older.step, step)
+            if older.task is not None:
+                older.task.cancel()
+            self._finish(older)
+
+    # -- work
+
+    async def _bring_in(self, save: Save) -> None:
+        """Upload this node's files and see them counted; retries until done, superseded or cancelled."""
+        for attempt in range(1_000_000):
+            try:
+                if save.own_files is None:
+                    save.own_files = await self._upload(save)
+                if self._place.slot == 0:
+                    save.slots[0] = save.own_files
+                    await self._commit(save)
+                else:
+                    await self._send_to_leader(self._message(save.step, files=save.own_files))
+                    self._finish(save)
+                return
+            except AttemptOver as error:
+                log.warning("checkpoint of step %d is given up: %s", save.step, error)
+                self._finish(save)
+                return
+            except (StoreError, OSError) as error:
+                await self._note_failure(save, error)
+            await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
+
+    async def _upload(self, save: Save) -> list[ShardFile]:
+        prefix = self._place.keys.step(self._place.attempt, save.step)
+        tasks = [
+            self._run(self._upload_file, Path(event.directory) / name, prefix, name, rank)
+            for rank, event in sorted(save.ranks.items())
+            for name in event.files
+        ]
+        return list(await asyncio.gather(*tasks))
+
+    def _upload_file(self, path: Path, prefix: str, name: str, rank: int) -> ShardFile:
+        size, sha256 = hash_file(path)
+        file = ShardFile(path=name, bytes=size, sha256=sha256, rank=rank)
+        if not self._cancelled:
+            self._store.upload(path, prefix + name)
+            self._store_down = False
+        return file
+
+    def _commit_when_complete(self, save: Save) -> None:
+        if len(save.slots) == self._place.slots and not save.done and (save.task is None or save.task.done()):
+            save.task = asyncio.create_task(self._bring_in(save))
+
+    async def _commit(self, save: Save) -> None:
+        """Slot 0: put the manifest once every slot's files are in."""
+        if save.done or len(save.slots) < self._place.slots:
+            return
+        manifest = self._manifest(save)
+        data = manifest.encode()
+        key = self._place.keys.manifest(self._place.attempt, save.step)
+        await self._run(self._put, key, data)
+        now = time.monotonic()
+        fact = CheckpointFact(
+            step=save.step,
+            uri=self._place.keys.to_uri(self._place.keys.step(self._place.attempt, save.step)),
+            manifest_digest=manifest.digest,
+            bytes=manifest.total_bytes,
+            seconds_ago=0.0,
+            upload_seconds=round(now - save.started_at, 3),
+            stall_seconds=round(max(e.stall_seconds for e in save.ranks.values()), 3),
+        )
+        self._committed = [(fact, now), *self._committed][:FACTS_KEPT]
+        self._failing, self._store_down = None, False
+        log.info("checkpoint of step %d committed: %d bytes in %.1f s", save.step, fact.bytes, fact.upload_seconds)
+        self._finish(save)
+        keep, protected = self._retention()
+        try:
+            await self._run(self._retain, keep, protected)
+        except StoreError as error:
+            log.warning("retention failed, the next commit tries again: %s", error)
+
+    def _put(self, key: str, data: bytes) -> None:
+        if self._cancelled:
+            raise AttemptOver("cancelled")
+        self._store.put(key, data)
+
+    def _retain(self, keep: int, protected: list[tuple[int, int]]) -> None:
+        place = self._place
+        retain(self._store, place.keys, attempt=place.attempt, keep=keep, protected=protected)
+
+    def _manifest(self, save: Save) -> Manifest:
+        described = next(e.manifest for e in save.ranks.values() if e.manifest is not None)
+        files = sorted((f for shards in save.slots.values() for f in shards), key=lambda f: f.path)
+        try:
+            return Manifest.model_validate(
+                {**described, "jobUid": self._place.keys.uid, "attempt": self._place.attempt, "files": files}
+            )
+        except ValidationError as error:
+            raise AttemptOver(f"the ranks described no valid manifest: {error}") from error
+
+    async def _note_failure(self, save: Save, error: StoreError | OSError) -> None:
+        reason = error.reason if isinstance(error, StoreError) else "LocalDiskFailed"
+        self._fail(reason, f"checkpoint of step {save.step}: {error}")
+        if self._place.slot != 0:
+            message = self._message(save.step, problem_reason=reason, problem_message=str(error)[:1024])
+            try:
+                await self._send_to_leader(message)
+            except OSError as unreachable:
+                log.warning("slot 0 cannot be told: %s", unreachable)
+
+    def _fail(self, reason: str, message: str) -> None:
+        log.warning("%s: %s", reason, message)
+        self._failing = (reason, message)
+        self._store_down = True
+        self._on_change()
+
+    def _message(self, step: int, **fields: Any) -> SlotShards:
+        place = self._place
+        return SlotShards(job_uid=place.keys.uid, attempt=place.attempt, step=step, slot=place.slot, **fields)
+
+    def _finish(self, save: Save) -> None:
+        save.done = True
+        for directory in {e.directory for e in save.ranks.values()}:
+            shutil.rmtree(directory, ignore_errors=True)
+        self._saves = {s: v for s, v in self._saves.items() if not v.done or s >= save.step}
+        self._on_change()
+
+    async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._counted, function, *arguments)
+
+    def _counted(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Counted in the thread itself: a cancelled task stops waiting for it, the work goes on."""
+        with self._lock:
+            self._in_flight += 1
+        try:
+            return function(*arguments)
+        finally:
+            with self._lock:
+                self._in_flight -= 1
+
+    # -- state
+
+    @property
+    def pending(self) -> bool:
+        """Whether a save is not yet committed (or, beside slot 0, not yet counted)."""
+        return any(not s.done for s in self._saves.values())
+
+    @property
+    def busy(self) -> bool:
+        """Whether the next periodic save should wait; not while the store fails, so that a newer save takes over."""
+        return self.pending and not self._store_down
+
+    async def cancel(self) -> None:
+        """Commit nothing more; waits briefly for what is in flight."""
+        self._cancelled = True
+        for save in self._saves.values():
+            if save.task is not None:
+                save.task.cancel()
+        deadline = time.monotonic() + 5.0
+        while self._in_flight and time.monotonic() < deadline:  # noqa: ASYNC110 counted in threads
+            await asyncio.sleep(0.05)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def report(self) -> CheckpointReport:
+        """What the operator is told."""
+        now = time.monotonic()
+        facts = [f.model_copy(update={"seconds_ago": round(now - at, 3)}) for f, at in self._committed]
+        steps = [s.step for s in self._saves.values() if not s.done]
+        return CheckpointReport(
+            last_committed=facts[0] if facts else None,
+            committed=facts,
+            failing_reason=self._failing[0] if self._failing else None,
+            failing_message=self._failing[1] if self._failing else None,
+            in_progress_step=max(steps, default=None),
+        )

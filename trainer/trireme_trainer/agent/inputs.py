@@ -1,0 +1,84 @@
+"""RUN, first part: the node's verified copies of data set and checkpoint, while the ranks start."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+
+from trireme.checkpoints import JobKeys
+from trireme.protocol import Target
+from trireme_trainer.agent.messages import Inputs
+from trireme_trainer.checkpoint.fetch import Corrupt, NodeCache
+from trireme_trainer.checkpoint.inventory import ResumeRecord, resume_key
+from trireme_trainer.checkpoint.store import ObjectStore, StoreError
+
+log = logging.getLogger(__name__)
+RETRY_SECONDS = 3.0
+
+
+class InputsLost(Exception):
+    """The inputs recorded for this attempt cannot be brought to this node."""
+
+
+@dataclass
+class InputsFetcher:
+    """Brings one attempt's inputs to this node; runs in a thread."""
+
+    store: ObjectStore
+    keys: JobKeys
+    cache: NodeCache
+    target: Target
+    slot: int
+
+    def __post_init__(self) -> None:
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Stop at the next chunk."""
+        self._cancelled.set()
+
+    def run(self) -> Inputs:
+        """Fetch with retries while the store is away. Raises InputsLost."""
+        deadline = time.monotonic() + self.target.settings.start_timeout_seconds
+        while True:
+            try:
+                return self._fetch()
+            except Corrupt as error:
+                raise InputsLost(f"an input does not verify: {error}") from error
+            except StoreError as error:
+                if self._cancelled.is_set() or not error.retryable or time.monotonic() > deadline:
+                    raise InputsLost(f"{error.reason}: {error.message}") from error
+                log.warning("inputs: %s: %s; trying again", error.reason, error.message)
+                self._cancelled.wait(RETRY_SECONDS)
+
+    def _fetch(self) -> Inputs:
+        target = self.target
+        if target.dataset is None:
+            raise InputsLost("the target of phase run names no data set")
+        if self.slot == 0:
+            # Before any rank of this attempt can save: from here on, what older attempts commit is not adopted.
+            record = ResumeRecord(attempt=target.attempt, resume_from=target.resume_from)
+            self.store.put(resume_key(self.keys, target.attempt), record.to_json().encode())
+        dataset = self.cache.fetch_dataset(self.store, target.dataset, self._cancelled.is_set)
+        checkpoint = None
+        if target.resume_from is not None:
+            directory, manifest = self.cache.fetch_checkpoint(self.store, target.resume_from, self._cancelled.is_set)
+            (directory.with_suffix(".manifest.json")).write_bytes(manifest.encode())
+            checkpoint = str(directory)
+        return Inputs(dataset_directory=str(dataset), checkpoint_directory=checkpoint)
+
+
+def free_port(address: str) -> int:
+    """A TCP port free on this address at this moment."""
+    import socket
+
+    with socket.create_server((address, 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def clear_saves(cache_root: object) -> None:
+    """Remove local saves of older attempts."""
+    shutil.rmtree(str(cache_root), ignore_errors=True)

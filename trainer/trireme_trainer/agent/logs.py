@@ -1,0 +1,68 @@
+"""A rank's output: to a file that rotates, to the pod's own output with a prefix, and its tail to the store."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import IO
+
+TAIL_BYTES = 4 << 20
+_READ_BYTES = 1 << 16
+
+
+class RankLog:
+    """The log of one rank in one attempt: at most two files of TAIL_BYTES each."""
+
+    def __init__(self, path: Path, rank: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.rank = rank
+        self._older = path.with_suffix(".1.log")
+        self._file: IO[bytes] = path.open("wb")
+        self._size = 0
+        self._total = 0
+        self._uploaded = 0
+        self._line = b""
+
+    def write(self, data: bytes) -> None:
+        """Append output and echo whole lines."""
+        if self._size + len(data) > TAIL_BYTES:
+            self._file.close()
+            self.path.replace(self._older)
+            self._file = self.path.open("wb")
+            self._size = 0
+        self._file.write(data)
+        self._file.flush()
+        self._size += len(data)
+        self._total += len(data)
+        *lines, self._line = (self._line + data).split(b"\n")
+        self._echo(lines)
+
+    def close(self) -> None:
+        """Finish; the file stays."""
+        if self._line:
+            self._echo([self._line])
+            self._line = b""
+        self._file.close()
+
+    def _echo(self, lines: list[bytes]) -> None:
+        if lines:
+            prefix = f"[rank {self.rank}] ".encode()
+            sys.stdout.buffer.write(b"".join(prefix + line + b"\n" for line in lines))
+            sys.stdout.buffer.flush()
+
+    def take_tail(self) -> bytes | None:
+        """The last TAIL_BYTES when there is something new since the last call, else None."""
+        if self._total == self._uploaded:
+            return None
+        self._uploaded = self._total
+        older = self._older.read_bytes() if self._older.exists() else b""
+        return (older + self.path.read_bytes())[-TAIL_BYTES:]
+
+
+async def pump(reader: asyncio.StreamReader, log: RankLog) -> None:
+    """Copy a rank's output to its log until the rank closes it."""
+    while data := await reader.read(_READ_BYTES):
+        log.write(data)
+    log.close()

@@ -1,0 +1,124 @@
+"""What an agent and its ranks say to each other (JSON lines), and what agents say among themselves (HTTP)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from trireme.checkpoints import ShardFile
+from trireme.protocol import FailureKind, Progress, Section, Settings
+from trireme.protocol.base import WireModel
+
+
+class Beat(WireModel):
+    """Every second from a thread of the rank: the process is scheduled and its main loop was last seen when."""
+
+    type: Literal["beat"] = "beat"
+    loop_seconds: float = Field(description="Since the main loop's last sign of life.")
+
+
+class SectionEvent(WireModel):
+    """The rank enters a section; in STEP, it begins the step after `step`."""
+
+    type: Literal["section"] = "section"
+    section: Section
+    step: int
+
+
+class ProgressEvent(WireModel):
+    """The rank completed a step."""
+
+    type: Literal["progress"] = "progress"
+    progress: Progress
+    peak_memory_bytes: int = 0
+
+
+class SavedEvent(WireModel):
+    """The rank wrote its part of a checkpoint to the node's disk."""
+
+    type: Literal["saved"] = "saved"
+    step: int
+    tokens: int
+    directory: str
+    files: list[str]
+    stall_seconds: float
+    manifest: dict[str, Any] | None = Field(default=None, description="From rank 0: the manifest without its files.")
+
+
+class ExportedEvent(WireModel):
+    """Rank 0 wrote the model in Hugging Face layout."""
+
+    type: Literal["exported"] = "exported"
+    directory: str
+    manifest: dict[str, Any] = Field(description="The export's manifest without its files.")
+
+
+class FailedEvent(WireModel):
+    """The rank ends by an exception. Also written to a file, in case the channel goes first."""
+
+    type: Literal["failed"] = "failed"
+    kind: FailureKind
+    step: int
+    exception: str
+    message: str
+    traceback_tail: str
+
+
+class Inputs(WireModel):
+    """The node's verified copies of data set and checkpoint."""
+
+    type: Literal["inputs"] = "inputs"
+    dataset_directory: str
+    checkpoint_directory: str | None = None
+    start_directory: str | None = Field(default=None, description="Where weights to start from lie.")
+
+
+class Drain(WireModel):
+    """Agree on a step with the other ranks, save, exit with DRAINED_EXIT_CODE."""
+
+    type: Literal["drain"] = "drain"
+
+
+class NewSettings(WireModel):
+    """Settings that changed while the job runs."""
+
+    type: Literal["settings"] = "settings"
+    settings: Settings
+
+
+class CheckpointState(WireModel):
+    """To rank 0: whether a checkpoint is still on its way to the store, so that the next one waits."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    busy: bool
+
+
+FromRank = Annotated[
+    Beat | SectionEvent | ProgressEvent | SavedEvent | ExportedEvent | FailedEvent, Field(discriminator="type")
+]
+ToRank = Annotated[Inputs | Drain | NewSettings | CheckpointState, Field(discriminator="type")]
+FROM_RANK: TypeAdapter[FromRank] = TypeAdapter(FromRank)
+TO_RANK: TypeAdapter[ToRank] = TypeAdapter(ToRank)
+
+
+class PeerState(WireModel):
+    """Answer to GET /v1/peer."""
+
+    job_uid: str
+    slot: int
+    attempt: int
+    rendezvous_attempt: int = 0
+    rendezvous_port: int = 0
+
+
+class SlotShards(WireModel):
+    """POST /v1/shards to slot 0: a slot's files of a checkpoint are in the store, or why they are not."""
+
+    job_uid: str
+    attempt: int
+    step: int
+    slot: int
+    files: list[ShardFile] = Field(default_factory=list)
+    problem_reason: str | None = None
+    problem_message: str = ""

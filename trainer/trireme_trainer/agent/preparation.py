@@ -1,0 +1,105 @@
+"""PREPARE on slot 0: runs the program's preparation in a process of its own and repeats it while waiting may help."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from trireme.protocol import InputsProblem, ProposedResume, Target
+from trireme.protocol.base import WireModel
+
+log = logging.getLogger(__name__)
+RETRY_SECONDS = 10.0
+
+
+class PreparationResult(WireModel):
+    """What a program's preparation writes: exactly one of the two."""
+
+    proposal: ProposedResume | None = None
+    problem: InputsProblem | None = Field(default=None)
+
+
+class Preparation:
+    """The preparation of one attempt."""
+
+    def __init__(
+        self, module: str, target: Target, job_file: Path, scratch: Path, token_free_env: dict[str, str]
+    ) -> None:
+        self.attempt = target.attempt
+        self.proposal: ProposedResume | None = None
+        self.problem: InputsProblem | None = None
+        self._module = module
+        self._target = target
+        self._job_file = job_file
+        self._directory = scratch / "preparation"
+        self._env = token_free_env
+        self._process: asyncio.subprocess.Process | None = None
+        self._task = asyncio.create_task(self._repeat())
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is something to report."""
+        return self.proposal is not None or self.problem is not None
+
+    async def stop(self) -> None:
+        """End it; nothing of it goes on."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            await self._process.wait()
+
+    async def _repeat(self) -> None:
+        while True:
+            result = await self._once()
+            self.proposal, self.problem = result.proposal, result.problem
+            if self.problem is None or not self.problem.retryable:
+                return
+            log.warning("inputs are not usable yet: %s: %s", self.problem.reason, self.problem.message)
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _once(self) -> PreparationResult:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        target_file, result_file = self._directory / "target.json", self._directory / "result.json"
+        target_file.write_text(self._target.to_json())
+        result_file.unlink(missing_ok=True)
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            self._module,
+            "--job-file",
+            str(self._job_file),
+            "--target-file",
+            str(target_file),
+            "--scratch",
+            str(self._directory.parent),
+            "--result-file",
+            str(result_file),
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env={**self._env, "TRIREME_AGENT_PID": str(os.getpid())},
+            process_group=0,
+        )
+        assert self._process.stderr is not None
+        tail = b""
+        while data := await self._process.stderr.read(1 << 16):
+            sys.stderr.buffer.write(data)
+            sys.stderr.buffer.flush()
+            tail = (tail + data)[-2048:]
+        code = await self._process.wait()
+        try:
+            if code == 0:
+                return PreparationResult.model_validate_json(result_file.read_bytes())
+        except (OSError, ValidationError) as error:
+            tail = str(error).encode()
+        message = f"preparation ended with {code}: {tail.decode(errors='replace').strip()}"
+        return PreparationResult(problem=InputsProblem(reason="PreparationFailed", message=message, retryable=True))

@@ -1,0 +1,140 @@
+"""Verified copies on the node's disk: everything read from the store is hashed before anyone uses it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from trireme.checkpoints import Manifest, ManifestError, ShardFile, digest_bytes, parse_s3_uri
+from trireme.checkpoints.keys import MANIFEST_NAME
+from trireme.protocol import DatasetRef, ResumePoint
+from trireme_trainer.checkpoint.store import ObjectNotFound, ObjectStore, hash_file
+from trireme_trainer.data.dataset import INDEX_NAME, DatasetIndex
+
+PARALLEL_FILES = 4
+
+
+@dataclass
+class Corrupt(Exception):
+    """Stored bytes are not what they should be; `reason` as in RejectedCheckpoint."""
+
+    reason: str
+    file: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.file}: {self.detail}"
+
+
+def read_manifest(store: ObjectStore, key: str, digest: str | None = None) -> Manifest:
+    """The manifest at a key, checked against its digest where one is given. Raises Corrupt, StoreError."""
+    try:
+        data = store.get(key)
+    except ObjectNotFound as error:
+        raise Corrupt("ManifestMissing", MANIFEST_NAME, error.message) from error
+    if digest is not None and digest_bytes(data) != digest:
+        raise Corrupt("DigestMismatch", MANIFEST_NAME, f"{digest_bytes(data)}, recorded is {digest}")
+    try:
+        return Manifest.decode(data)
+    except ManifestError as error:
+        raise Corrupt("ManifestInvalid", MANIFEST_NAME, str(error)) from error
+
+
+def fetch_files(
+    store: ObjectStore,
+    prefix: str,
+    files: Sequence[ShardFile],
+    directory: Path,
+    *,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> None:
+    """Download files into a new directory, each checked for size and SHA-256. Raises Corrupt, StoreError.
+
+    The directory appears only when every file is right, so its existence means that it is whole.
+    """
+    partial = directory.with_name(directory.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+
+    def fetch(file: ShardFile) -> None:
+        try:
+            size, sha256 = store.download(prefix + file.path, partial / file.path, cancelled=cancelled)
+        except ObjectNotFound as error:
+            raise Corrupt("ShardMissing", file.path, error.message) from error
+        check(file, size, sha256)
+
+    with ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="fetch") as pool:
+        for _ in pool.map(fetch, files):
+            pass
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
+
+
+def check(file: ShardFile, size: int, sha256: str) -> None:
+    """Raise Corrupt unless a file has the size and SHA-256 of its manifest entry."""
+    if size != file.bytes:
+        raise Corrupt("SizeMismatch", file.path, f"{size} bytes, the manifest says {file.bytes}")
+    if sha256 != file.sha256:
+        raise Corrupt("DigestMismatch", file.path, f"SHA-256 {sha256}, the manifest says {file.sha256}")
+
+
+def verify_local(directory: Path, files: Sequence[ShardFile]) -> None:
+    """Raise Corrupt unless local files are what their manifest says."""
+    for file in files:
+        path = directory / file.path
+        if not path.is_file():
+            raise Corrupt("ShardMissing", file.path, f"not in {directory}")
+        check(file, *hash_file(path))
+
+
+class NodeCache:
+    """Directories of verified inputs on this node, named by digest."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def dataset(self, digest: str) -> Path:
+        """Where a data set lies or will lie."""
+        return self._root / "datasets" / digest.removeprefix("sha256:")
+
+    def checkpoint(self, manifest_digest: str) -> Path:
+        """Where a checkpoint lies or will lie."""
+        return self._root / "checkpoints" / manifest_digest.removeprefix("sha256:")
+
+    def fetch_dataset(self, store: ObjectStore, ref: DatasetRef, cancelled: Callable[[], bool]) -> Path:
+        """The data set's directory, downloaded unless it is there. Raises Corrupt, StoreError."""
+        directory = self.dataset(ref.digest)
+        if not directory.is_dir():
+            prefix = parse_s3_uri(ref.uri)[1] + "/"
+            try:
+                data = store.get(prefix + INDEX_NAME)
+            except ObjectNotFound as error:
+                raise Corrupt("ShardMissing", INDEX_NAME, error.message) from error
+            if digest_bytes(data) != ref.digest:
+                raise Corrupt("DigestMismatch", INDEX_NAME, f"{digest_bytes(data)}, recorded is {ref.digest}")
+            index = DatasetIndex.model_validate_json(data)
+            own = ShardFile(path=INDEX_NAME, bytes=len(data), sha256=ref.digest.removeprefix("sha256:"))
+            fetch_files(store, prefix, [*index.files, own], directory, cancelled=cancelled)
+        return directory
+
+    def fetch_checkpoint(
+        self, store: ObjectStore, point: ResumePoint, cancelled: Callable[[], bool]
+    ) -> tuple[Path, Manifest]:
+        """The checkpoint's directory, downloaded unless it is there. Raises Corrupt, StoreError."""
+        directory = self.checkpoint(point.manifest_digest)
+        prefix = parse_s3_uri(point.uri)[1] + "/"
+        manifest = read_manifest(store, prefix + MANIFEST_NAME, point.manifest_digest)
+        if not directory.is_dir():
+            self.forget_checkpoints(except_for=point.manifest_digest)
+            fetch_files(store, prefix, manifest.files, directory, cancelled=cancelled)
+        return directory, manifest
+
+    def forget_checkpoints(self, *, except_for: str) -> None:
+        """Free the disk of checkpoints that are not resumed from."""
+        keep = self.checkpoint(except_for).name
+        for directory in (self._root / "checkpoints").glob("*"):
+            if directory.name != keep:
+                shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,153 @@
+"""Which checkpoint a new attempt resumes from: the newest of the job's lineage that verifies."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from trireme.checkpoints import JobKeys, Manifest
+from trireme.checkpoints.keys import MANIFEST_NAME
+from trireme.protocol import RejectedCheckpoint, ResumePoint
+from trireme_trainer.checkpoint.fetch import Corrupt, NodeCache, fetch_files, read_manifest
+from trireme_trainer.checkpoint.inventory import Inventory, StoredStep
+from trireme_trainer.checkpoint.store import ObjectStore
+
+log = logging.getLogger(__name__)
+
+
+class ResumeProblem(Exception):
+    """What lies in the store cannot be resumed from, and waiting does not help."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Expected:
+    """For which attempt, on which data, and the newest checkpoint known to be good."""
+
+    attempt: int
+    dataset_digest: str
+    verified: ResumePoint | None
+
+
+@dataclass
+class Proposal:
+    """What was found."""
+
+    resume: ResumePoint | None = None
+    rejected: list[RejectedCheckpoint] = field(default_factory=list)
+
+
+class ResumeFinder:
+    """Looks for the resume point of one attempt."""
+
+    def __init__(
+        self, store: ObjectStore, keys: JobKeys, cache: NodeCache, model_digest: str, on_existing: str
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._cache = cache
+        self._model_digest = model_digest
+        self._on_existing = on_existing
+
+    def precheck(self, attempt: int) -> None:
+        """What can be refused before the data is known. Raises ResumeProblem, StoreError."""
+        for step, _, prefix in self._located(self._candidates(attempt)):
+            if step.committed:
+                try:
+                    self._require_model(read_manifest(self._store, prefix + MANIFEST_NAME), prefix)
+                except Corrupt:
+                    continue  # find() rejects it by name
+                return
+
+    def find(self, expected: Expected) -> Proposal:
+        """List and verify candidates, newest first. Raises ResumeProblem, StoreError."""
+        proposal = self._first_good(self._candidates(expected.attempt), expected)
+        lost = expected.verified is not None or any(r.reason != "ManifestMissing" for r in proposal.rejected)
+        if proposal.resume is None and lost:
+            found = "; ".join(f"{r.uri}: {r.file}: {r.reason}" for r in proposal.rejected) or "nothing is left of them"
+            raise ResumeProblem("AllCheckpointsCorrupt", f"checkpoints were committed and none verifies: {found}")
+        return proposal
+
+    def _candidates(self, attempt: int) -> list[StoredStep]:
+        candidates = list(Inventory.read(self._store, self._keys).lineage(before_attempt=attempt))
+        earlier = self._earlier_jobs()
+        if earlier and self._on_existing == "refuse":
+            names = ", ".join(i.keys.to_uri(i.keys.job_prefix) for i in earlier)
+            raise ResumeProblem("CheckpointExists", f"checkpoints of an earlier job of this name exist: {names}")
+        if not any(c.committed for c in candidates):
+            for inventory in earlier:
+                candidates += inventory.lineage()
+        return candidates
+
+    def _earlier_jobs(self) -> list[Inventory]:
+        """Other jobs that had this name and committed something, the one with the newest checkpoint first."""
+        uids = [u for u in self._store.list_folders(self._keys.name_prefix) if u != self._keys.uid]
+        inventories = [Inventory.read(self._store, replace(self._keys, uid=uid)) for uid in uids]
+        dated = [
+            (max((s.modified for s in i.steps.values() if s.committed and s.modified), default=None), i)
+            for i in inventories
+        ]
+        oldest = datetime.min.replace(tzinfo=UTC)
+        return [i for when, i in sorted(dated, key=lambda d: d[0] or oldest, reverse=True) if when is not None]
+
+    def _first_good(self, candidates: list[StoredStep], expected: Expected) -> Proposal:
+        proposal = Proposal()
+        for step, uri, prefix in self._located(candidates):
+            try:
+                manifest = self._verify(step, prefix, expected.dataset_digest)
+            except Corrupt as error:
+                log.warning("%s is rejected: %s", uri, error)
+                proposal.rejected.append(
+                    RejectedCheckpoint(uri=uri, step=step.step, reason=error.reason, file=error.file)
+                )
+                continue
+            proposal.resume = ResumePoint(
+                uri=uri, manifest_digest=manifest.digest, step=step.step, attempt=step.attempt
+            )
+            break
+        return proposal
+
+    def _located(self, candidates: list[StoredStep]) -> Iterator[tuple[StoredStep, str, str]]:
+        for step in candidates:
+            keys = replace(self._keys, uid=step.uid)
+            prefix = keys.step(step.attempt, step.step)
+            yield step, keys.to_uri(prefix), prefix
+
+    def _verify(self, step: StoredStep, prefix: str, dataset_digest: str) -> Manifest:
+        """Raise Corrupt unless every byte of a checkpoint is what its manifest says; leaves it in the node's cache."""
+        manifest = read_manifest(self._store, prefix + MANIFEST_NAME)
+        if (manifest.job_uid, manifest.attempt, manifest.step) != (step.uid, step.attempt, step.step):
+            raise Corrupt(
+                "ManifestInvalid",
+                MANIFEST_NAME,
+                f"it is of job {manifest.job_uid} attempt {manifest.attempt} step {manifest.step}",
+            )
+        self._require_model(manifest, prefix)
+        if manifest.dataset_digest != dataset_digest:
+            raise ResumeProblem(
+                "DatasetMismatch",
+                f"{self._keys.to_uri(prefix)} was trained on data {manifest.dataset_digest}, this job's is "
+                f"{dataset_digest}",
+            )
+        # Sizes first: a truncated or missing shard is found without reading gigabytes.
+        for file in manifest.files:
+            if file.path not in step.sizes:
+                raise Corrupt("ShardMissing", file.path, "not in the store")
+            if step.sizes[file.path] != file.bytes:
+                raise Corrupt("SizeMismatch", file.path, f"{step.sizes[file.path]} bytes instead of {file.bytes}")
+        self._cache.forget_checkpoints(except_for=manifest.digest)
+        fetch_files(self._store, prefix, manifest.files, self._cache.checkpoint(manifest.digest))
+        return manifest
+
+    def _require_model(self, manifest: Manifest, prefix: str) -> None:
+        if manifest.model_digest != self._model_digest:
+            raise ResumeProblem(
+                "CheckpointOfAnotherModel",
+                f"{self._keys.to_uri(prefix)} is of model {manifest.model_digest}, this job's is {self._model_digest}",
+            )

@@ -1,0 +1,1 @@
+"""Numbers for Prometheus and for the job's status."""

@@ -1,0 +1,324 @@
+"""The outer loop of pretraining: restore, train, validate, save, drain, export. Collective, the same on every rank."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from trireme.checkpoints import Manifest
+from trireme.protocol import Progress, Section, Settings
+from trireme.protocol.base import WireModel
+from trireme_trainer.agent.messages import ExportedEvent, Inputs, NewSettings, ProgressEvent, SavedEvent
+from trireme_trainer.checkpoint.fetch import Corrupt, verify_local
+from trireme_trainer.data.dataset import TOKENIZER_DIRECTORY, TokenDataset
+from trireme_trainer.data.order import SampleOrder
+from trireme_trainer.engines.interface import CheckpointFormatError, Engine, StepResult
+from trireme_trainer.metrics.throughput import Peak, Throughput
+from trireme_trainer.pretrain.config import PretrainConfig
+from trireme_trainer.pretrain.errors import NaNLoss, RestoreFailed
+
+log = logging.getLogger(__name__)
+
+
+class Channel(Protocol):
+    """What the loop needs of the rank's channel to its agent."""
+
+    @property
+    def drain_requested(self) -> bool: ...
+    @property
+    def checkpoint_busy(self) -> bool: ...
+    def send(self, message: WireModel) -> None: ...
+    def alive(self) -> None: ...
+    def enter(self, section: Section, step: int) -> None: ...
+    def expect_upload(self) -> None: ...
+    def take_settings(self) -> NewSettings | None: ...
+
+
+class Wish(IntEnum):
+    """What a rank asks of all ranks between two steps; the largest wins."""
+
+    GO_ON = 0
+    SAVE = 1
+    DRAIN = 2
+
+
+class Outcome(IntEnum):
+    """How the loop ended."""
+
+    FINISHED = 0
+    DRAINED = 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this rank stands and writes."""
+
+    rank: int
+    local_rank: int
+    local_world_size: int
+    world_size: int
+    save_directory: Path
+
+
+@dataclass
+class State:
+    """What a checkpoint keeps beside weights and optimizer."""
+
+    first_loss: float | None = None
+    last_loss: float | None = None
+    validation_loss: float | None = None
+
+
+class Pretraining:
+    """One rank's run."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        engine: Engine,
+        channel: Channel,
+        place: Place,
+        inputs: Inputs,
+        settings: Settings,
+        peak: Peak | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._channel = channel
+        self._place = place
+        self._inputs = inputs
+        self._settings = settings
+        self._clock = clock
+        training = config.spec.training
+        self._total = config.spec.total_steps
+        self._tokens_per_step = training.global_batch_size * config.spec.data.sequence_length
+        directory = Path(inputs.dataset_directory)
+        self._dataset_digest = "sha256:" + directory.name
+        self._dataset = TokenDataset(directory, config.spec.data.sequence_length)
+        self.order = SampleOrder(
+            self._dataset.train_sequences, self._dataset.weights, training.seed, training.global_batch_size
+        )
+        self._throughput = Throughput(engine.flops_per_token, self._tokens_per_step, place.world_size, peak)
+        self._state = State()
+        self._saved_step: int | None = None
+        self._saved_at = clock()
+
+    # -- the run
+
+    def run(self) -> Outcome:
+        """From the resume point to the last step, or to a drain. Raises NaNLoss, RestoreFailed."""
+        if self._inputs.checkpoint_directory is not None:
+            self._restore(Path(self._inputs.checkpoint_directory))
+        self._saved_at = self._clock()
+        while self._engine.step < self._total:
+            wish = self._engine.agree(self._wish())
+            if wish == Wish.DRAIN:
+                if self._engine.step > (self._saved_step or 0):
+                    self._save()
+                return Outcome.DRAINED
+            if wish == Wish.SAVE:
+                self._save()
+            self._step()
+        return self._finish()
+
+    def _wish(self) -> Wish:
+        if (changed := self._channel.take_settings()) is not None:
+            self._settings = changed.settings
+        if self._channel.drain_requested:
+            return Wish.DRAIN
+        return Wish.SAVE if self._place.rank == 0 and self._save_due() else Wish.GO_ON
+
+    def _save_due(self) -> bool:
+        """Rank 0 decides for all; a save waits until the one before is in the store."""
+        step, saved = self._engine.step, self._saved_step or 0
+        if step <= saved or self._channel.checkpoint_busy:
+            return False
+        every_steps, every_seconds = (
+            self._settings.checkpoint_interval_steps,
+            self._settings.checkpoint_interval_seconds,
+        )
+        if every_steps and step // every_steps > saved // every_steps:
+            return True
+        return bool(every_seconds) and self._clock() - self._saved_at >= (every_seconds or 0)
+
+    def _step(self) -> None:
+        engine, step = self._engine, self._engine.step
+        self._channel.enter(Section.STEP, step)
+        began = self._clock()
+        samples = self.order.samples_of(step, engine.data_parallel_rank, engine.data_parallel_size)
+        result = engine.train_step(self._dataset.train(samples))
+        if result.found_nan:
+            raise NaNLoss(
+                f"loss {result.loss}, gradient norm {result.grad_norm} at step {step + 1} with learning rate "
+                f"{result.learning_rate}"
+            )
+        seconds = self._clock() - began
+        self._state.last_loss = result.loss
+        if self._state.first_loss is None:
+            self._state.first_loss = result.loss
+        if engine.step < self._total and engine.step % self._config.spec.training.validation_interval_steps == 0:
+            self._evaluate()
+        self._report(result, seconds)
+        if self._place.rank == 0:
+            log.info(
+                "step %d/%d loss %.6f grad_norm %.6f learning_rate %.6g samples %s seconds %.3f",
+                engine.step,
+                self._total,
+                result.loss,
+                result.grad_norm,
+                result.learning_rate,
+                self.samples_digest(step),
+                seconds,
+            )
+
+    def samples_digest(self, step: int) -> str:
+        """Short digest of the ids of the samples of one global batch."""
+        ids = ",".join(map(str, self.order.samples(step)))
+        return hashlib.sha256(ids.encode()).hexdigest()[:12]
+
+    def _report(self, result: StepResult | None, seconds: float | None) -> None:
+        step, state = self._engine.step, self._state
+        rates = self._throughput.step(seconds) if seconds is not None else None
+        self._channel.send(
+            ProgressEvent(
+                progress=Progress(
+                    step=step,
+                    total_steps=self._total,
+                    tokens=step * self._tokens_per_step,
+                    loss=state.last_loss,
+                    first_loss=state.first_loss,
+                    validation_loss=state.validation_loss,
+                    learning_rate=result.learning_rate if result else None,
+                    grad_norm=result.grad_norm if result else None,
+                    tokens_per_second=rates.tokens_per_second if rates else None,
+                    tflops_per_device=rates.tflops_per_device if rates else None,
+                    mfu=rates.mfu if rates else None,
+                    mfu_basis=rates.mfu_basis if rates else None,
+                    step_seconds=seconds,
+                ),
+                peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            )
+        )
+
+    def _evaluate(self) -> None:
+        """Mean loss over the validation samples, shared out over the data axis."""
+        training = self._config.spec.training
+        share = training.global_batch_size // self._engine.data_parallel_size
+        positions = self._dataset.validation_positions(training.validation_batches * training.global_batch_size)
+        # Every rank needs as many samples as the others; what does not fill a row of the data axis is left out.
+        rows = len(positions) // self._engine.data_parallel_size
+        if rows == 0:
+            return
+        self._channel.enter(Section.EVALUATE, self._engine.step)
+        mine = positions[self._engine.data_parallel_rank :: self._engine.data_parallel_size][:rows]
+        batches = [self._dataset.validation(mine[i : i + share]) for i in range(0, rows, share)]
+        self._state.validation_loss = self._engine.evaluate(batches).loss
+
+    def _finish(self) -> Outcome:
+        if self._engine.step > (self._saved_step or 0):
+            self._evaluate()
+            self._report(None, None)
+            self._save()
+        self._channel.enter(Section.EXPORT, self._engine.step)
+        directory = self._place.save_directory / "export"
+        tokenizer = Path(self._inputs.dataset_directory) / TOKENIZER_DIRECTORY
+        self._engine.export_hugging_face(directory, tokenizer)
+        if self._place.rank == 0:
+            self._channel.send(ExportedEvent(directory=str(directory), manifest=self._manifest()))
+        self._engine.barrier()
+        self._channel.enter(Section.DONE, self._engine.step)
+        return Outcome.FINISHED
+
+    # -- checkpoints
+
+    def _save(self) -> None:
+        """Write this rank's part to the node's disk and hand it to the agent."""
+        engine = self._engine
+        self._channel.enter(Section.SAVE, engine.step)
+        began = self._clock()
+        directory = self._place.save_directory / f"step-{engine.step}"
+        result = engine.save_local(directory, self._extra_state())
+        self._channel.expect_upload()
+        self._channel.send(
+            SavedEvent(
+                step=engine.step,
+                tokens=engine.step * self._tokens_per_step,
+                directory=str(directory),
+                files=list(result.files),
+                stall_seconds=self._clock() - began,
+                manifest=self._manifest() if self._place.rank == 0 else None,
+            )
+        )
+        self._saved_step, self._saved_at = engine.step, self._clock()
+
+    def _extra_state(self) -> dict[str, Any]:
+        step, state = self._engine.step, self._state
+        return {
+            "step": step,
+            "tokens": step * self._tokens_per_step,
+            "nextSample": step * self._config.spec.training.global_batch_size,
+            "seed": self._config.spec.training.seed,
+            "datasetDigest": self._dataset_digest,
+            "modelDigest": self._config.model_digest,
+            "firstLoss": state.first_loss,
+            "lastLoss": state.last_loss,
+            "validationLoss": state.validation_loss,
+        }
+
+    def _manifest(self) -> dict[str, Any]:
+        layout = self._config.layout
+        return {
+            "step": self._engine.step,
+            "tokens": self._engine.step * self._tokens_per_step,
+            "modelDigest": self._config.model_digest,
+            "datasetDigest": self._dataset_digest,
+            "layout": {
+                "tensor": layout.tensor,
+                "pipeline": layout.pipeline,
+                "data": layout.data,
+                "context": layout.context,
+            },
+            "state": self._extra_state(),
+        }
+
+    def _restore(self, directory: Path) -> None:
+        """Verify this rank's share of the files, then load. Raises RestoreFailed on every rank when one finds fault."""
+        self._channel.enter(Section.RESTORE, 0)
+        place = self._place
+        manifest = Manifest.decode(directory.with_suffix(".manifest.json").read_bytes())
+        fault: Corrupt | None = None
+        try:
+            verify_local(directory, manifest.files[place.local_rank :: place.local_world_size])
+        except Corrupt as error:
+            fault = error
+        # No rank reads a byte before all files of all nodes are known to be good.
+        if self._engine.agree(int(fault is not None)):
+            raise RestoreFailed(str(fault) if fault else "another rank found a file that does not verify") from fault
+        try:
+            loaded = self._engine.load_local(directory)
+        except CheckpointFormatError as error:
+            raise RestoreFailed(str(error)) from error
+        self._check(loaded.step, dict(loaded.extra_state), manifest)
+        state = loaded.extra_state
+        self._state = State(state.get("firstLoss"), state.get("lastLoss"), state.get("validationLoss"))
+        self._saved_step = loaded.step
+        log.info("restored step %d: %s", loaded.step, json.dumps(dict(state)))
+
+    def _check(self, step: int, state: dict[str, Any], manifest: Manifest) -> None:
+        own = self._extra_state()
+        for name in ("nextSample", "seed", "datasetDigest", "modelDigest", "tokens"):
+            if state.get(name) != own[name]:
+                raise RestoreFailed(f"checkpoint of step {step}: {name} is {state.get(name)}, expected {own[name]}")
+        if not step == manifest.step == self._engine.step:
+            raise RestoreFailed(
+                f"checkpoint holds step {step}, its manifest {manifest.step}, the engine is at {self._engine.step}"
+            )
