@@ -153,11 +153,12 @@ def _affinity(names: Names, given: dict[str, Any] | None, excluded_nodes: Sequen
     required = "requiredDuringSchedulingIgnoredDuringExecution"
     affinity.setdefault("podAntiAffinity", {}).setdefault(required, []).append(spread)
     if excluded_nodes:
-        keep_off = {"key": "metadata.name", "operator": "NotIn", "values": sorted(excluded_nodes)}
+        # One value per requirement: that is all the API allows on this field.
+        keep_off = [{"key": "metadata.name", "operator": "NotIn", "values": [n]} for n in sorted(excluded_nodes)]
         node = affinity.setdefault("nodeAffinity", {}).setdefault(required, {})
         terms = node.setdefault("nodeSelectorTerms", [])
         if not terms:
             terms.append({})
         for term in terms:  # terms are alternatives: each of them must keep off
-            term.setdefault("matchFields", []).append(keep_off)
+            term.setdefault("matchFields", []).extend(keep_off)
     return affinity

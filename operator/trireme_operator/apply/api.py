@@ -1,0 +1,152 @@
+"""The one Kubernetes client: the official asynchronous one, with plain JSON in and out."""
+
+import json
+import time
+from typing import Any
+from urllib.parse import quote
+
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import load_incluster_config, load_kube_config
+from kubernetes.aio.config.config_exception import ConfigException
+
+from trireme_operator import metrics
+
+FIELD_MANAGER = "trireme-operator"
+APPLY_PATCH = "application/apply-patch+yaml"
+
+JsonObject = dict[str, Any]
+
+
+class ApiError(Exception):
+    """An answer other than success; 0 is the status where there was no answer."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(f"{status} {reason}: {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+
+
+def path_of(group: str, version: str, plural: str, namespace: str | None = None, *more: str) -> str:
+    """The path of a resource; `more` is a name and perhaps a subresource."""
+    root = f"/api/{version}" if not group else f"/apis/{group}/{version}"
+    parts = [root]
+    if namespace is not None:
+        parts += ["namespaces", quote(namespace, safe="")]
+    parts += [plural, *(quote(part, safe="") for part in more)]
+    return "/".join(parts)
+
+
+async def load_configuration(kubeconfig: str | None) -> Configuration:
+    """Client configuration from a kubeconfig, or from the pod's service account."""
+    configuration = Configuration()
+    try:
+        await load_kube_config(config_file=kubeconfig, client_configuration=configuration, persist_config=False)
+    except (ConfigException, FileNotFoundError):
+        if kubeconfig is not None:
+            raise
+        load_incluster_config(client_configuration=configuration)
+    return configuration
+
+
+class Api:
+    """Requests with plain JSON bodies. Raises ApiError for every answer that is not a success."""
+
+    def __init__(self, configuration: Configuration, timeout_seconds: float = 10.0) -> None:
+        self._client = ApiClient(configuration)
+        self._timeout = timeout_seconds
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        query: tuple[tuple[str, str], ...] = (),
+        content_type: str = "application/json",
+    ) -> JsonObject:
+        """One request; returns the decoded answer."""
+        began = time.monotonic()
+        code = 0
+        try:
+            prepared = await self._client.param_serialize(
+                method,
+                path,
+                query_params=list(query),
+                header_params={"Accept": "application/json", "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            response = await self._client.call_api(*prepared, _request_timeout=self._timeout)
+            data = await response.read()
+            code = response.status
+        except (OSError, TimeoutError) as error:
+            raise ApiError(0, type(error).__name__, str(error)) from error
+        finally:
+            metrics.API_CALLS.labels(method, _resource(path), str(code)).inc()
+            metrics.API_SECONDS.labels(method).observe(time.monotonic() - began)
+        if not 200 <= code <= 299:
+            raise _error(code, data)
+        answer: JsonObject = json.loads(data) if data else {}
+        return answer
+
+    async def get(self, path: str, query: tuple[tuple[str, str], ...] = ()) -> JsonObject:
+        return await self.request("GET", path, query=query)
+
+    async def list_all(self, path: str, query: tuple[tuple[str, str], ...] = ()) -> list[JsonObject]:
+        """All items of a list, page by page."""
+        items: list[JsonObject] = []
+        token = ""
+        while True:
+            page = (("limit", "500"), *((("continue", token),) if token else ()))
+            answer = await self.get(path, query=(*query, *page))
+            items += answer.get("items") or []
+            token = (answer.get("metadata") or {}).get("continue") or ""
+            if not token:
+                return items
+
+    async def create(self, path: str, body: JsonObject) -> JsonObject:
+        return await self.request("POST", path, body, query=(("fieldManager", FIELD_MANAGER),))
+
+    async def replace(self, path: str, body: JsonObject) -> JsonObject:
+        """PUT; metadata.resourceVersion in `body` is the precondition."""
+        return await self.request("PUT", path, body, query=(("fieldManager", FIELD_MANAGER),))
+
+    async def apply(self, path: str, body: JsonObject) -> JsonObject:
+        """Server-side apply as this operator, taking over fields that others hold."""
+        query = (("fieldManager", FIELD_MANAGER), ("force", "true"))
+        return await self.request("PATCH", path, body, query=query, content_type=APPLY_PATCH)
+
+    async def delete(
+        self, path: str, *, uid: str, resource_version: str | None = None, grace_seconds: int | None = None
+    ) -> JsonObject:
+        """Delete exactly this object, and only in this version where one is given."""
+        preconditions = {"uid": uid} | ({"resourceVersion": resource_version} if resource_version else {})
+        options: JsonObject = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": preconditions,
+            "propagationPolicy": "Background",
+        }
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
+        return await self.request("DELETE", path, options)
+
+
+def _resource(path: str) -> str:
+    """The plural in a path, for metrics."""
+    parts = path.strip("/").split("/")
+    parts = parts[2:] if parts[0] == "api" else parts[3:]
+    if len(parts) > 2 and parts[0] == "namespaces":
+        parts = parts[2:]
+    return parts[0] if parts else "discovery"
+
+
+def _error(code: int, data: bytes) -> ApiError:
+    try:
+        status = json.loads(data)
+        return ApiError(code, str(status.get("reason", "")), str(status.get("message", "")))
+    except (ValueError, AttributeError):
+        return ApiError(code, "", data[:500].decode(errors="replace"))

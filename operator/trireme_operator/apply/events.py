@@ -1,0 +1,80 @@
+"""Kubernetes Events with deterministic names: a repeated event counts up instead of filling the store."""
+
+import hashlib
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from trireme.resources import GROUP, VERSION
+from trireme_operator.apply.api import Api, ApiError, path_of
+from trireme_operator.decide import JobEvent, JobView
+
+log = logging.getLogger(__name__)
+
+COMPONENT = "trireme-operator"
+MAX_REMEMBERED = 4096
+MIN_REPEAT_SECONDS = 5.0
+
+
+@dataclass
+class _Seen:
+    first: datetime
+    last: datetime
+    count: int
+
+
+class EventRecorder:
+    """Writes events on jobs. Failing to do so is logged and never stops anything."""
+
+    def __init__(self, api: Api, instance: str) -> None:
+        self._api = api
+        self._instance = instance
+        self._seen: OrderedDict[str, _Seen] = OrderedDict()
+
+    async def record(self, job: JobView, event: JobEvent, now: datetime | None = None) -> None:
+        """Create the event, or count it up when the same one was seen before."""
+        moment = now or datetime.now(UTC)
+        digest = hashlib.sha256(f"{job.uid}/{event.reason}/{event.message}".encode()).hexdigest()[:16]
+        seen = self._seen.get(digest)
+        if seen is None:
+            seen = self._seen[digest] = _Seen(moment, moment, 0)
+        elif (moment - seen.last).total_seconds() < MIN_REPEAT_SECONDS:
+            return
+        seen.last, seen.count = moment, seen.count + 1
+        self._seen.move_to_end(digest)
+        while len(self._seen) > MAX_REMEMBERED:
+            self._seen.popitem(last=False)
+        name = f"{job.name}.{digest}"
+        try:
+            await self._api.apply(
+                path_of("", "v1", "events", job.namespace, name), self._manifest(job, event, name, seen)
+            )
+        except ApiError as error:
+            log.warning("event %s on %s/%s was not recorded: %s", event.reason, job.namespace, job.name, error)
+
+    def _manifest(self, job: JobView, event: JobEvent, name: str, seen: _Seen) -> dict[str, object]:
+        def text(moment: datetime) -> str:
+            return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": name, "namespace": job.namespace},
+            "involvedObject": {
+                "apiVersion": f"{GROUP}/{VERSION}",
+                "kind": job.kind,
+                "namespace": job.namespace,
+                "name": job.name,
+                "uid": job.uid,
+            },
+            "type": event.type,
+            "reason": event.reason,
+            "message": event.message[:1024],
+            "source": {"component": COMPONENT},
+            "reportingComponent": f"{GROUP}/operator",
+            "reportingInstance": self._instance[:128],
+            "firstTimestamp": text(seen.first),
+            "lastTimestamp": text(seen.last),
+            "count": seen.count,
+        }

@@ -1,0 +1,103 @@
+"""The operator's settings: flags, each with an environment variable as its default."""
+
+import argparse
+import os
+import secrets
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_IMAGE = "ghcr.io/trireme-dev/trireme-trainer:latest"
+
+
+@dataclass(frozen=True)
+class OperatorConfig:
+    """How one operator process runs."""
+
+    namespaces: tuple[str, ...]  # empty: the whole cluster
+    kubeconfig: str | None
+    trainer_image: str
+    key_file: Path
+    http_host: str
+    http_port: int
+    lease_namespace: str
+    lease_name: str
+    identity: str
+    lease_seconds: float
+    renew_deadline_seconds: float
+    retry_seconds: float
+    poll_seconds: float
+    poll_timeout_seconds: float
+    poll_concurrency: int
+    resync_seconds: float
+    workers: int
+    exclude_after_failures: int
+    log_level: str
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> "OperatorConfig":
+        """Settings from the command line. Exits with a usage message when they make no sense."""
+        parser = _parser(environ)
+        given = parser.parse_args(arguments)
+        if not given.lease_seconds > given.renew_deadline_seconds > given.retry_seconds > 0:
+            parser.error("lease-seconds > renew-deadline-seconds > retry-seconds > 0 must hold")
+        values = vars(given)
+        values["namespaces"] = tuple(n.strip() for n in given.namespaces.split(",") if n.strip())
+        values["key_file"] = Path(given.key_file)
+        return cls(**values)
+
+    def read_key(self) -> bytes:
+        """The key that job tokens are derived from; made on the first start where the file may be written.
+
+        In a cluster the file is a mounted Secret, the same for all replicas. Raises OSError or ValueError.
+        """
+        if not self.key_file.exists():
+            self.key_file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = os.open(self.key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                return self.read_key()  # another replica was faster
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_hex(32).encode())
+        key = self.key_file.read_bytes().strip()
+        if len(key) < 32:
+            raise ValueError(f"key file {self.key_file} has {len(key)} bytes, at least 32 are needed")
+        return key
+
+
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="trireme-operator",
+        description="Runs training jobs on Kubernetes.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+
+    def add(flag: str, default: object, text: str, kind: type = str) -> None:
+        variable = "TRIREME_OPERATOR_" + flag.upper().replace("-", "_")
+        value = environ.get(variable)
+        chosen = kind(value) if value is not None else default
+        parser.add_argument(f"--{flag}", type=kind, default=chosen, help=f"{text} [{variable}]")
+
+    pod_namespace = environ.get("POD_NAMESPACE", "default")
+    add("namespaces", "", "comma-separated namespaces to serve; empty: all")
+    add("kubeconfig", None, "kubeconfig to use outside a cluster; KUBECONFIG and the pod's own account otherwise")
+    add("trainer-image", environ.get("TRIREME_TRAINER_IMAGE", DEFAULT_IMAGE), "image of jobs that name none")
+    add("key-file", "/etc/trireme-operator/key", "file with the key that job tokens are derived from")
+    add("http-host", "0.0.0.0", "address of /metrics, /healthz and /readyz")
+    add("http-port", 8080, "port of /metrics, /healthz and /readyz; 0 takes any", int)
+    add("lease-namespace", pod_namespace, "namespace of the leader's Lease")
+    add("lease-name", "trireme-operator", "name of the leader's Lease")
+    identity = f"{environ.get('POD_NAME', socket.gethostname())}_{secrets.token_hex(4)}"
+    add("identity", identity, "name of this replica in the Lease")
+    add("lease-seconds", 15.0, "others take over when the Lease was not renewed for this long", float)
+    add("renew-deadline-seconds", 10.0, "a leader that could not renew for this long stops acting", float)
+    add("retry-seconds", 2.0, "time between tries to get or renew the Lease", float)
+    add("poll-seconds", 1.0, "time between polls of an agent", float)
+    add("poll-timeout-seconds", 3.0, "time an agent has to answer", float)
+    add("poll-concurrency", 64, "agents polled at the same time", int)
+    add("resync-seconds", 30.0, "time between full looks at everything", float)
+    add("workers", 4, "jobs handled at the same time", int)
+    add("exclude-after-failures", 3, "faults of one job on one node until it keeps off that node", int)
+    add("log-level", "INFO", "DEBUG, INFO, WARNING or ERROR")
+    return parser

@@ -1,0 +1,197 @@
+"""One operator process: `python -m trireme_operator`, in the image and outside a cluster alike."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Sequence
+
+from trireme.resources import GROUP, VERSION, all_kinds
+from trireme_operator import server
+from trireme_operator.agents import AgentClient
+from trireme_operator.apply.api import Api, ApiError, JsonObject, load_configuration, path_of
+from trireme_operator.apply.events import EventRecorder
+from trireme_operator.apply.executor import Executor
+from trireme_operator.config import OperatorConfig
+from trireme_operator.decide import Kind, Policy
+from trireme_operator.leader import Leader
+from trireme_operator.observe import watches
+from trireme_operator.observe.cache import Cache
+from trireme_operator.observe.poller import Poller
+from trireme_operator.observe.queue import JobKey, WorkQueue
+from trireme_operator.observe.world import World
+from trireme_operator.reconcile import Reconciler
+
+log = logging.getLogger("trireme_operator")
+
+
+class Operator:
+    """All parts of one process, wired up."""
+
+    def __init__(self, config: OperatorConfig, api: Api, key: bytes) -> None:
+        self._config = config
+        self._api = api
+        self._kinds: dict[str, Kind] = {info.kind: info for info in all_kinds()}
+        self._queue = WorkQueue()
+        self._agents = AgentClient(key, config.poll_timeout_seconds, config.poll_concurrency)
+        policy = Policy(default_image=config.trainer_image, exclude_after_failures=config.exclude_after_failures)
+        self._world = World(self._kinds, self._agents, policy)
+        self._leader = Leader(
+            api,
+            config.lease_namespace,
+            config.lease_name,
+            config.identity,
+            lease_seconds=config.lease_seconds,
+            renew_deadline_seconds=config.renew_deadline_seconds,
+            retry_seconds=config.retry_seconds,
+            on_start=self._start_leading,
+            on_stop=self._agents.forget_all,
+        )
+        leading = self._leader.leading
+        self._poller = Poller(self._world, self._agents, self._queue, leading, config.poll_seconds)
+        executor = Executor(
+            api, self._agents, EventRecorder(api, config.identity), key, leading, self._saw_job, self._saw_pod
+        )
+        self._reconciler = Reconciler(self._world, self._queue, executor, self._poller, leading)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set. Raises what ended a part that must not end."""
+        await self._agents.open()
+        runner, port = await server.serve(
+            self._config.http_host, self._config.http_port, self._leader.healthy, lambda: self._world.synced
+        )
+        log.info("metrics and probes on port %d", port)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            await self._wait_for_kinds(stop)
+            await self._look_at_nodes()
+            parts = {
+                "watches": watches.watch(self._handlers(), self._config.namespaces, self._config.kubeconfig, stop),
+                "resync": self._resync(),
+                "leader": self._leader.run(),
+                "poller": self._poller.run(),
+                "reconciler": self._reconciler.run(self._config.workers),
+            }
+            tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
+            stopping = asyncio.create_task(stop.wait(), name="stop")
+            done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.is_set():
+                for task in done:
+                    raise RuntimeError(f"part {task.get_name()} of the operator ended") from task.exception()
+        finally:
+            stop.set()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await runner.cleanup()
+            await self._agents.close()
+
+    def _start_leading(self) -> None:
+        """What agents said before is old; every job is looked at."""
+        self._agents.forget_all()
+        self._world.begin_leading()
+        for key in self._world.job_keys():
+            self._queue.add(key)
+
+    async def _wait_for_kinds(self, stop: asyncio.Event) -> None:
+        """Watches can only be opened once the CRDs are served."""
+        wanted = {kind.plural for kind in self._kinds.values()}
+        while not stop.is_set():
+            try:
+                served = await self._api.get(f"/apis/{GROUP}/{VERSION}")
+                missing = wanted - {r["name"] for r in served.get("resources") or []}
+                if not missing:
+                    return
+                log.warning("waiting for CRDs: %s", ", ".join(sorted(missing)))
+            except ApiError as error:
+                log.warning("waiting for the CRDs of %s: %s", GROUP, error)
+            await asyncio.sleep(1.0)
+
+    async def _look_at_nodes(self) -> None:
+        """Without access to nodes (a namespaced installation), agents and pods alone decide."""
+        try:
+            await self._api.get(path_of("", "v1", "nodes"), query=(("limit", "1"),))
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            log.warning("nodes cannot be seen: %s", error.message)
+            self._world.nodes = None
+
+    def _handlers(self) -> dict[tuple[str, str, str], watches.OnEvent]:
+        handlers = {
+            watches.job_resource(kind.plural): watches.feed(self._world.jobs[name], self._job_changed)
+            for name, kind in self._kinds.items()
+        }
+        handlers[("", "v1", "pods")] = watches.feed(self._world.pods, self._pod_changed)
+        if self._world.nodes is not None:
+            handlers[("", "v1", "nodes")] = watches.feed(self._world.nodes, self._node_changed)
+        return handlers
+
+    def _job_changed(self, raw: JsonObject) -> None:
+        metadata = raw["metadata"]
+        self._queue.add(JobKey(raw["kind"], metadata.get("namespace", ""), metadata["name"]))
+
+    def _pod_changed(self, raw: JsonObject) -> None:
+        key = self._world.job_of_pod(raw)
+        if key is not None:
+            self._queue.add(key)
+
+    def _node_changed(self, raw: JsonObject) -> None:
+        for key in {*self._world.on_node(raw["metadata"]["name"]), *self._world.waiting()}:
+            self._queue.add(key)
+
+    def _saw_job(self, raw: JsonObject) -> None:
+        self._world.jobs[raw["kind"]].handle("MODIFIED", raw)
+
+    def _saw_pod(self, event: str, raw: JsonObject) -> None:
+        self._world.pods.handle(event, raw)
+        self._pod_changed(raw)
+
+    async def _resync(self) -> None:
+        """List everything, then and again: a missed event costs at most this long."""
+        while True:
+            try:
+                for kind in self._kinds.values():
+                    await self._relist(self._world.jobs[kind.kind], GROUP, VERSION, kind.plural, kind=kind.kind)
+                await self._relist(self._world.pods, "", "v1", "pods")
+                if self._world.nodes is not None:
+                    await self._relist(self._world.nodes, "", "v1", "nodes", namespaced=False)
+                for key in self._world.job_keys():
+                    self._queue.add(key)
+                await asyncio.sleep(self._config.resync_seconds)
+            except ApiError as error:
+                log.warning("resync: %s", error)
+                await asyncio.sleep(2.0)
+
+    async def _relist(
+        self, cache: Cache, group: str, version: str, plural: str, *, namespaced: bool = True, kind: str | None = None
+    ) -> None:
+        before = cache.uids()
+        found: list[JsonObject] = []
+        namespaces = list(self._config.namespaces) if namespaced and self._config.namespaces else [None]
+        for namespace in namespaces:
+            found += await self._api.list_all(path_of(group, version, plural, namespace))
+        if kind is not None:
+            # Items of a list may come without their kind.
+            found = [{"apiVersion": f"{group}/{version}", "kind": kind, **raw} for raw in found]
+        cache.replace(found, before)
+
+
+async def run(config: OperatorConfig) -> None:
+    """Run one operator until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    key = config.read_key()
+    api = Api(await load_configuration(config.kubeconfig))
+    try:
+        await Operator(config, api, key).run(stop)
+    finally:
+        await api.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    config = OperatorConfig.parse(arguments)
+    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    asyncio.run(run(config))

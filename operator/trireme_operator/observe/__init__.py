@@ -1,0 +1,1 @@
+"""Seeing: caches fed by watches and lists, polls of agents, and the one queue of jobs to look at."""

@@ -1,0 +1,69 @@
+"""The one keyed work queue: a key waits at most once, and is never handled twice at the same time."""
+
+import asyncio
+import heapq
+import time
+from dataclasses import dataclass
+
+from trireme_operator import metrics
+
+
+@dataclass(frozen=True, order=True)
+class JobKey:
+    """A job."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+class WorkQueue:
+    """Keys with the time at which they are due; adding a key again can only make it due earlier."""
+
+    def __init__(self) -> None:
+        self._due: dict[JobKey, float] = {}
+        self._heap: list[tuple[float, JobKey]] = []
+        self._busy: set[JobKey] = set()
+        self._again: dict[JobKey, float] = {}
+        self._wake = asyncio.Event()
+
+    def add(self, key: JobKey, delay_seconds: float = 0.0) -> None:
+        """Have a key handled after a delay."""
+        due = time.monotonic() + delay_seconds
+        if key in self._busy:
+            self._again[key] = min(due, self._again.get(key, due))
+            return
+        if key in self._due and self._due[key] <= due:
+            return
+        self._due[key] = due
+        heapq.heappush(self._heap, (due, key))
+        metrics.QUEUE_DEPTH.set(len(self._due))
+        self._wake.set()
+
+    async def get(self) -> JobKey:
+        """The next key that is due; `done` must follow."""
+        while True:
+            now = time.monotonic()
+            while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
+                heapq.heappop(self._heap)
+            if self._heap and self._heap[0][0] <= now:
+                _, key = heapq.heappop(self._heap)
+                del self._due[key]
+                self._busy.add(key)
+                metrics.QUEUE_DEPTH.set(len(self._due))
+                if self._heap:
+                    self._wake.set()  # another worker may take the next one
+                return key
+            self._wake.clear()
+            timeout = self._heap[0][0] - now if self._heap else None
+            try:
+                await asyncio.wait_for(self._wake.wait(), timeout)
+            except TimeoutError:
+                continue
+
+    def done(self, key: JobKey) -> None:
+        """A key was handled; what was added in the meantime is due now."""
+        self._busy.discard(key)
+        due = self._again.pop(key, None)
+        if due is not None:
+            self.add(key, max(0.0, due - time.monotonic()))

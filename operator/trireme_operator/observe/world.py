@@ -1,0 +1,153 @@
+"""Everything the operator sees, put together for one decision."""
+
+import time
+from dataclasses import replace
+
+from trireme.resources.common import TrainingJobSpec
+from trireme.resources.status import TERMINAL_STATES, GangPhase
+from trireme_operator.agents import AgentClient
+from trireme_operator.build.names import LABEL_NAME, LABEL_UID
+from trireme_operator.decide import Claim, JobView, Kind, Observed, PodView, Policy
+from trireme_operator.decide.kinds import parse
+from trireme_operator.decide.room import pod_requests
+from trireme_operator.observe.cache import Cache, JsonObject
+from trireme_operator.observe.queue import JobKey
+from trireme_operator.observe.views import UnreadableStatus, job_view, node_views, pod_view
+
+
+class World:
+    """Caches of jobs, pods and nodes, and the agents' contacts."""
+
+    def __init__(self, kinds: dict[str, Kind], agents: AgentClient, policy: Policy) -> None:
+        self.kinds = kinds
+        self.jobs = {name: Cache() for name in kinds}
+        self.pods = Cache(index_label=LABEL_UID)
+        self.nodes: Cache | None = Cache()
+        self.agents = agents
+        self.policy = policy
+        self._views: dict[tuple[str, str], JobView] = {}
+        self._specs: dict[tuple[str, str], TrainingJobSpec | None] = {}
+
+    @property
+    def synced(self) -> bool:
+        """Whether everything was listed once."""
+        caches = [*self.jobs.values(), self.pods, *([self.nodes] if self.nodes is not None else [])]
+        return all(cache.synced for cache in caches)
+
+    def begin_leading(self) -> None:
+        """Silence of agents counts from now on: before, nobody asked them."""
+        self.policy = replace(self.policy, leading_since=time.time())
+
+    def job_keys(self) -> list[JobKey]:
+        """All jobs."""
+        return [
+            JobKey(kind, raw["metadata"].get("namespace", ""), raw["metadata"]["name"])
+            for kind, cache in self.jobs.items()
+            for raw in cache
+        ]
+
+    def raw_job(self, key: JobKey) -> JsonObject | None:
+        """A job as it was last seen."""
+        return self.jobs[key.kind].get(key.namespace, key.name)
+
+    def job(self, key: JobKey) -> JobView | None:
+        """A job, parsed; the same object while its version is the same. Raises UnreadableStatus."""
+        raw = self.raw_job(key)
+        if raw is None:
+            return None
+        return self._view(raw)
+
+    def _view(self, raw: JsonObject) -> JobView:
+        uid, version = raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]
+        view = self._views.get((uid, version))
+        if view is None:
+            for stale in [known for known in self._views if known[0] == uid]:
+                del self._views[stale]
+            view = self._views[(uid, version)] = job_view(raw)
+        return view
+
+    def pods_of(self, uid: str) -> tuple[PodView, ...]:
+        """The pods of a job."""
+        return tuple(view for raw in self.pods.labelled(uid) if (view := pod_view(raw)) is not None)
+
+    def observe(self, key: JobKey) -> Observed | None:
+        """What decide() sees of one job; None when the job is gone."""
+        job = self.job(key)
+        if job is None:
+            return None
+        nodes = None if self.nodes is None else node_views(self.nodes, self.pods)
+        waits = job.status.gang.phase in (GangPhase.WAITING, GangPhase.FORMING, GangPhase.FENCING)
+        return Observed(
+            now=time.time(),
+            job=job,
+            pods=self.pods_of(job.uid),
+            nodes=nodes,
+            contacts=self.agents.contacts,
+            claims=self._claims(job.uid) if waits and nodes is not None else (),
+            policy=self.policy,
+        )
+
+    def _claims(self, me: str) -> tuple[Claim, ...]:
+        """Capacity that other jobs are about to take."""
+        found = []
+        for kind, cache in self.jobs.items():
+            for raw in cache:
+                if raw["metadata"]["uid"] == me or raw["metadata"].get("deletionTimestamp"):
+                    continue
+                try:
+                    claim = self._claim(kind, self._view(raw))
+                except UnreadableStatus:
+                    continue
+                if claim is not None:
+                    found.append(claim)
+        return tuple(found)
+
+    def _claim(self, kind: str, job: JobView) -> Claim | None:
+        resolved, gang = job.status.resolved, job.status.gang
+        if resolved is None or job.status.state in TERMINAL_STATES:
+            return None
+        if gang.phase not in (GangPhase.WAITING, GangPhase.FORMING) or job.spec.get("suspend"):
+            return None
+        if gang.not_before is not None and gang.not_before.timestamp() > time.time():
+            return None
+        spec = self._specs.setdefault((job.uid, "resolved"), parse(self.kinds[kind], resolved.spec))
+        if spec is None:
+            return None
+        pods = self.pods_of(job.uid)
+        unbound = sum(1 for pod in pods if pod.node is None and not pod.finished and not pod.deleting)
+        return Claim(
+            created=job.created,
+            uid=job.uid,
+            requests=pod_requests(spec),
+            unbound=unbound,
+            missing=max(0, resolved.slots - len(pods)),
+            waiting=gang.phase == GangPhase.WAITING,
+            spec=spec,
+            name=job.name,
+            own_nodes=frozenset(pod.node for pod in pods if pod.node),
+        )
+
+    def job_of_pod(self, raw: JsonObject) -> JobKey | None:
+        """The job that a pod belongs to."""
+        labels = raw["metadata"].get("labels") or {}
+        if LABEL_UID not in labels:
+            return None
+        namespace = raw["metadata"].get("namespace", "")
+        for kind, cache in self.jobs.items():
+            job = cache.get(namespace, labels.get(LABEL_NAME, ""))
+            if job is not None and job["metadata"]["uid"] == labels[LABEL_UID]:
+                return JobKey(kind, namespace, job["metadata"]["name"])
+        return None
+
+    def on_node(self, name: str) -> list[JobKey]:
+        """Jobs with a pod on a node."""
+        pods = [raw for raw in self.pods if (raw.get("spec") or {}).get("nodeName") == name]
+        return sorted({key for raw in pods if (key := self.job_of_pod(raw)) is not None})
+
+    def waiting(self) -> list[JobKey]:
+        """Jobs that wait for capacity."""
+        return [
+            key
+            for key in self.job_keys()
+            if (self.raw_job(key) or {}).get("status", {}).get("gang", {}).get("phase") in ("Waiting", "Forming")
+        ]
