@@ -19,6 +19,7 @@ from trireme_local.node.container import Container
 from trireme_local.node.context import NodeContext, PodAddresses, Timings
 from trireme_local.node.images import ImageTable
 from trireme_local.node.kubelet_server import KubeletServer, serving_certificate
+from trireme_local.node.logs import LogSource
 from trireme_local.node.pod import PodWorker
 from trireme_local.node.processes import (
     ProcessTable,
@@ -211,11 +212,11 @@ class NodeAgent:
         """The pods on this node with their current status."""
         return [{**worker.pod, "status": worker.status()} for worker in self._workers.values()]
 
-    def find_container(self, namespace: str, pod: str, container: str) -> Container | None:
-        """The container of the newest pod of that name."""
+    def log_source(self, namespace: str, pod: str, container: str) -> LogSource | None:
+        """The logs of a container of the newest pod of that name."""
         for worker in reversed(self._workers.values()):
             if key_of(worker.pod) == (namespace, pod):
-                return worker.containers.get(container)
+                return worker.log_source(container)
         return None
 
     # -- processes ------------------------------------------------------------------------------------------

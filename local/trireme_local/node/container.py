@@ -17,6 +17,7 @@ from trireme_local.kube import NETWORK_ERRORS, ApiException, JsonObject
 from trireme_local.node.context import NodeContext, pause
 from trireme_local.node.environment import ConfigError, PodFacts, container_environment, expand
 from trireme_local.node.images import HOST_PATH, Image, ImageNotFound
+from trireme_local.node.logs import log_directory
 from trireme_local.node.mounts import MountTable
 from trireme_local.node.probes import (
     ProbeResult,
@@ -94,7 +95,7 @@ class Container:
     @property
     def directory(self) -> Path:
         """Where the container's logs and root directory lie."""
-        return self.sandbox.directory / "containers" / self.name
+        return log_directory(self.sandbox.directory, self.name)
 
     @property
     def marker(self) -> str:

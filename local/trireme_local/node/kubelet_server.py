@@ -15,8 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from trireme_local.kube import JsonObject
-from trireme_local.node.container import Container
-from trireme_local.node.logs import LogOptions, read_log
+from trireme_local.node.logs import LogOptions, LogSource, read_log
 
 DEFAULT_PORT = 10250
 
@@ -24,8 +23,8 @@ DEFAULT_PORT = 10250
 class PodSource(Protocol):
     """What the endpoint asks about the node's pods."""
 
-    def find_container(self, namespace: str, pod: str, container: str) -> Container | None:
-        """The container, None when the node has no such one."""
+    def log_source(self, namespace: str, pod: str, container: str) -> LogSource | None:
+        """The container's logs, None when the node has no such container."""
 
     def pod_objects(self) -> list[JsonObject]:
         """The node's pods."""
@@ -90,32 +89,29 @@ class KubeletServer:
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         names = request.match_info
-        container = self._pods.find_container(names["namespace"], names["pod"], names["container"])
-        if container is None:
+        source = self._pods.log_source(names["namespace"], names["pod"], names["container"])
+        if source is None:
             text = f"container {names['container']!r} of pod {names['namespace']}/{names['pod']} is not on this node"
             return web.Response(status=404, text=text)
         try:
             options = LogOptions.from_query(dict(request.query))
         except ValueError as error:
             return web.Response(status=400, text=str(error))
-        restart = container.record.restart_count
-        if request.query.get("previous") in ("true", "1"):
-            restart -= 1
-        path = container.log_path(restart)
+        previous = request.query.get("previous") in ("true", "1")
+        restart = source.record.restart_count - int(previous)
+        path = source.path(restart)
         if not path.exists():
-            previous = restart < container.record.restart_count
             what = "previous terminated container" if previous else "container"
-            text = f"{what} {names['container']!r} in pod {names['pod']!r} not found"
-            if "waiting" in container.record.state and not previous:
-                reason = container.record.state["waiting"].get("reason")
-                text = f"container {names['container']!r} in pod {names['pod']!r} is waiting to start: {reason}"
+            text = f'{what} "{names["container"]}" in pod "{names["pod"]}" not found'
+            if "waiting" in source.record.state and not previous:
+                reason = source.record.state["waiting"].get("reason")
+                text = f'container "{names["container"]}" in pod "{names["pod"]}" is waiting to start: {reason}'
             return web.Response(status=400, text=text)
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         await response.prepare(request)
 
         def running() -> bool:
-            same_run = container.record.restart_count == restart
-            return same_run and container.process is not None
+            return source.record.restart_count == restart and source.is_running()
 
         async for chunk in read_log(path, options, running):
             await response.write(chunk)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from trireme_local.node.status import ContainerRecord
+
 # A line longer than this is written in parts tagged P (partial), the last one F (full).
 MAX_LINE_BYTES = 16 * 1024
 # One run's log is cut here and goes on in a fresh file, one old file kept (kubelet: containerLogMaxSize).
@@ -59,6 +61,24 @@ class LogWriter(asyncio.Protocol):
             self._size_bytes = 0
         self._file.write(line)
         self._size_bytes += len(line)
+
+
+def log_directory(pod_directory: Path, container: str) -> Path:
+    """Where a container of the pod in `pod_directory` has its logs and its root directory."""
+    return pod_directory / "containers" / container
+
+
+@dataclass(frozen=True)
+class LogSource:
+    """A container's logs: RESTARTS.log for each run that is kept."""
+
+    directory: Path
+    record: ContainerRecord
+    is_running: Callable[[], bool]
+
+    def path(self, restart: int) -> Path:
+        """Log of the run after that many restarts."""
+        return self.directory / f"{restart}.log"
 
 
 @dataclass(frozen=True)

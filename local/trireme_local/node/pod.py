@@ -22,6 +22,7 @@ from trireme_local.kube import (
 from trireme_local.node.container import Container, Sandbox
 from trireme_local.node.context import NodeContext, pause
 from trireme_local.node.environment import PodFacts
+from trireme_local.node.logs import LogSource, log_directory
 from trireme_local.node.status import (
     ContainerRecord,
     conditions_of,
@@ -296,6 +297,18 @@ class PodWorker:
         await asyncio.gather(*(container.stop(grace) for container in running))
         await asyncio.gather(*sidecars)
 
+    def log_source(self, container: str) -> LogSource | None:
+        """Where the container's logs lie, None when the pod has no container of that name."""
+        record = self._main.get(container) or self._init.get(container)
+        if record is None:
+            return None
+        running = self.containers.get(container)
+        return LogSource(
+            directory=log_directory(self.directory, container),
+            record=record,
+            is_running=lambda: running is not None and running.process is not None,
+        )
+
     # -- status ---------------------------------------------------------------------------------------------
 
     def _changed(self) -> None:
@@ -317,6 +330,7 @@ class PodWorker:
         started = [item for item in main if "running" in item.state or item.terminated or item.last_state]
         ready_to_start = bool(self._address) and (bool(started) or bool(self.containers))
         fresh.insert(0, {"type": "PodReadyToStartContainers", "status": "True" if ready_to_start else "False"})
+        fresh.append({"type": "PodScheduled", "status": "True"})
         self._conditions = with_times(fresh, self._conditions)
         status: JsonObject = {
             "phase": phase,
