@@ -238,7 +238,8 @@ class Engine(Protocol):
         """Write this rank's part of a checkpoint into a directory of its own node (created if missing).
 
         Ranks of one node may share the directory; nodes share nothing. The union of all ranks' files is the
-        checkpoint. No file is a pickle. `extra_state` is a JSON value, the same on all ranks.
+        checkpoint. No file is a pickle. `extra_state` is a JSON value, the same on all ranks. Raises OSError when
+        this node's disk fails, after the last collective: the caller may report the save as failed and train on.
         """
 
     def load_local(self, directory: Path) -> LoadedState:
@@ -273,6 +274,8 @@ def preload_engine(name: str, device: Literal["cpu", "cuda"]) -> None:
 
         cpu_bridge.install()
     importlib.import_module("trireme_trainer.engines.megatron.engine")
+    # torch's optimizers import it on their first call; here a forked rank has it already.
+    importlib.import_module("torch._dynamo")
 
 
 def _hush_known_warnings() -> None:

@@ -48,7 +48,6 @@ def save(
 ) -> SaveResult:
     """Write this rank's chunks, and the index on rank 0."""
     began = time.monotonic()
-    directory.mkdir(parents=True, exist_ok=True)
     rank = dist.get_rank()
     file = sharded.shard_file(rank)
     chunks, tensors = _snapshot(model, optimizer, file)
@@ -56,6 +55,8 @@ def save(
     dist.gather_object(chunks, everyone)
     snapshot_done = time.monotonic()
 
+    # From here on nothing is collective: a rank whose disk fails raises alone, and the gang can go on.
+    directory.mkdir(parents=True, exist_ok=True)
     files, size = [], 0
     if tensors:
         size += sharded.write_shard(directory / file, tensors)

@@ -48,9 +48,8 @@ class Optimizer:
         assert isinstance(self.distributed, DistributedOptimizer)
         self.model = model
         self.clip_grad = settings.clip_grad
-        self._fused = torch.cuda.is_available() and next(model.parameters()).is_cuda
         for group in self.adam.param_groups:
-            group["fused"] = self._fused
+            group["fused"] = True
         self.set_adam_step(0)
 
     @property
@@ -77,8 +76,8 @@ class Optimizer:
                 if "exp_avg" not in state:
                     state["exp_avg"] = torch.zeros_like(parameter)
                     state["exp_avg_sq"] = torch.zeros_like(parameter)
-                device = parameter.device if self._fused else "cpu"
-                state["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)
+                # On the parameter's device: the fused kernel reads it there.
+                state["step"] = torch.tensor(float(step), dtype=torch.float32, device=parameter.device)
 
     def forget_adam_step(self) -> None:
         """Remove the counters, which Megatron-core's load path cannot see beside the moments."""
