@@ -1,5 +1,6 @@
 """A Kubernetes cluster as the command line sees it: raw requests with the official client's authentication."""
 
+import base64
 import json
 import os
 from dataclasses import dataclass
@@ -67,7 +68,18 @@ class Cluster:
         config.load_kube_config(config_file=str(path) if path else None, client_configuration=configuration)
         self.kubeconfig = path
         self._api = client.ApiClient(configuration)
+        self._configuration = configuration
         self._types: list[ResourceType] = []
+
+    def connection(self) -> dict[str, str | bool]:
+        """The `cluster` entry of a kubeconfig for this API server, without any user's access."""
+        entry: dict[str, str | bool] = {"server": self._configuration.host}
+        if self._configuration.ssl_ca_cert:
+            data = Path(self._configuration.ssl_ca_cert).read_bytes()
+            entry["certificate-authority-data"] = base64.b64encode(data).decode()
+        if not self._configuration.verify_ssl:
+            entry["insecure-skip-tls-verify"] = True
+        return entry
 
     def request(
         self,

@@ -1,7 +1,7 @@
 """The object store of a job, opened with the credentials that its pods use, read through the user's own access."""
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 import boto3
 from botocore.config import Config
@@ -26,7 +26,9 @@ class JobStore:
         if reference:
             environment |= read_secret(cluster, job.namespace, reference["name"])
         self.keys = JobKeys(checkpoint["uri"], job.namespace, job.name, job.uid)
-        style = "path" if checkpoint.get("pathStyle") or "AWS_ENDPOINT_URL_S3" in environment else "auto"
+        style: Literal["path", "auto"] = (
+            "path" if checkpoint.get("pathStyle") or "AWS_ENDPOINT_URL_S3" in environment else "auto"
+        )
         self._s3: Any = boto3.client(
             "s3",
             endpoint_url=checkpoint.get("endpoint") or environment.get("AWS_ENDPOINT_URL_S3"),
