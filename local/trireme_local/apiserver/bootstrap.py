@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from . import errors
+from importlib import resources as files
+from typing import Any
+
+import yaml
+
+from . import errors, rbac
 from .admission import SYSTEM_NAMESPACES
 from .auth import User
 from .operations import DeleteOptions, Operations, WriteOptions
@@ -35,6 +40,23 @@ def ensure_system_objects(operations: Operations) -> None:
         body = {"metadata": {"name": name}, "value": value, "description": "Used for system critical pods."}
         _ensure(operations, "scheduling.k8s.io", "priorityclasses", "", body)
 
+    for role in yaml.safe_load(files.files(__package__).joinpath("roles.yaml").read_text()):
+        _ensure_role(operations, role)
+
+
+def _ensure_role(operations: Operations, role: dict[str, Any]) -> None:
+    name = role["name"]
+    labels = {"kubernetes.io/bootstrapping": "rbac-defaults", **role.get("labels", {})}
+    body: Obj = {"metadata": {"name": name, "labels": labels}, "rules": role.get("rules", [])}
+    if to := role.get("aggregate"):
+        label = f"{rbac.GROUP}/aggregate-to-{to[0]}"
+        body["aggregationRule"] = {"clusterRoleSelectors": [{"matchLabels": {label: "true"}}]}
+    _ensure(operations, rbac.GROUP, "clusterroles", "", body)
+    if subjects := role.get("subjects"):
+        reference = {"apiGroup": rbac.GROUP, "kind": "ClusterRole", "name": name}
+        binding = {"metadata": {"name": name, "labels": labels}, "roleRef": reference, "subjects": subjects}
+        _ensure(operations, rbac.GROUP, "clusterrolebindings", "", binding)
+
 
 def install_hooks(operations: Operations) -> None:
     """Keep the registry in step with CRDs, and give each namespace its default service account."""
@@ -57,7 +79,21 @@ def install_hooks(operations: Operations) -> None:
             if name not in SYSTEM_NAMESPACES:
                 _ensure(operations, "", "serviceaccounts", name, {"metadata": {"name": "default"}})
 
-    operations.hooks += [follow_crds, follow_namespaces]
+    def follow_roles(resource: Resource, new: Obj | None, old: Obj | None) -> None:
+        if resource.storage == f"{rbac.GROUP}/clusterroles":
+            _aggregate_roles(operations, resource)
+
+    operations.hooks += [follow_crds, follow_namespaces, follow_roles]
+
+
+def _aggregate_roles(operations: Operations, resource: Resource) -> None:
+    """Write the rules of aggregating ClusterRoles; a role that changes by this triggers the next level."""
+    for entry in operations.store.list(resource.storage):
+        if entry.obj.get("aggregationRule"):
+            rules = rbac.aggregated_rules(operations.store, entry.obj)
+            if rules != (entry.obj.get("rules") or []):
+                operations.replace(resource, "", entry.name, {**entry.obj, "rules": rules}, system_options())
+                return
 
 
 def _empty_crd(operations: Operations, crd: Obj) -> None:

@@ -120,11 +120,11 @@ class Operations:
         meta.pop("generation", None)
         if resource.strategy.has_generation:
             meta["generation"] = 1
+        if not applied:
+            managed.track(resource, obj, None, options.manager, "")
         admission.mutate_create(self.store, resource, obj, options.user)
         resource.strategy.prepare_create(obj)
         self._validate(resource, obj, None)
-        if not applied:
-            managed.track(resource, obj, None, options.manager, "")
         name = meta["name"]
         if self.store.get(resource.storage, namespace, name):
             raise errors.already_exists(resource.group, resource.plural, name)
@@ -208,6 +208,8 @@ class Operations:
         if meta.get("resourceVersion") not in (None, "", "0", old_meta["resourceVersion"]):
             raise errors.modified(resource.group, resource.plural, name)
         _keep_system_metadata(resource, meta, old_meta, namespace)
+        if not applied:
+            managed.track(resource, new, old, options.manager, subresource)
         if subresource == "status":
             resource.strategy.prepare_status_update(new, old)
         else:
@@ -216,8 +218,6 @@ class Operations:
         self._validate(resource, new, old, subresource)
         if resource.strategy.has_generation and resource.strategy.generation_changed(new, old):
             new["metadata"]["generation"] = old_meta.get("generation", 0) + 1
-        if not applied:
-            managed.track(resource, new, old, options.manager, subresource)
         if managed.same(new, old):
             return old
         if options.dry_run:

@@ -59,6 +59,15 @@ def parse_path(method: str, path: str, query: dict[str, str]) -> RequestInfo | N
     return RequestInfo(verb, group, version, plural, namespace, name, subresource, "/".join(rest[3:]))
 
 
+def selected_name(field_selector: str) -> str:
+    """The name that a field selector asks for exactly, "" when it asks for none."""
+    for part in field_selector.split(","):
+        path, equals, value = part.replace("==", "=").partition("=")
+        if path == "metadata.name" and equals:
+            return value
+    return ""
+
+
 @dataclass(frozen=True)
 class Accepted:
     """One media range of an Accept header that this server can answer."""

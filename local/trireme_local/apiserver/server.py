@@ -23,7 +23,7 @@ from .operations import Operations
 from .pki import Pki
 from .rbac import Attributes, Authorizer
 from .registry import Registry
-from .request import Accepted, RequestInfo, negotiate, parse_path
+from .request import Accepted, RequestInfo, negotiate, parse_path, selected_name
 from .store import Obj, Store, encode
 from .watch import Lister
 
@@ -89,19 +89,15 @@ class ApiServer:
             user = self._authenticate(request)
             return await self._dispatch(request, user)
         except errors.ApiError as error:
-            return web.Response(
-                status=error.code, body=encode(error.status()), content_type="application/json", headers=error.headers
-            )
+            return _failure(error)
         except web.HTTPRequestEntityTooLarge:
             text = f"Request entity too large: limit is {MAX_BODY_BYTES}"
-            error = errors.ApiError(413, "RequestEntityTooLarge", text)
-            return web.Response(status=413, body=encode(error.status()), content_type="application/json")
+            return _failure(errors.ApiError(413, "RequestEntityTooLarge", text))
         except (asyncio.CancelledError, ConnectionResetError):
             raise
         except Exception as caught:
             logger.exception("%s %s failed", request.method, request.path_qs)
-            error = errors.ApiError(500, "InternalError", f"Internal error occurred: {caught}")
-            return web.Response(status=500, body=encode(error.status()), content_type="application/json")
+            return _failure(errors.ApiError(500, "InternalError", f"Internal error occurred: {caught}"))
 
     def _authenticate(self, request: web.Request) -> User:
         header = request.headers.get("Authorization", "")
@@ -223,6 +219,12 @@ def decode_body(raw: bytes, media: str) -> Any:
         text = f"couldn't get version/kind; json parse error: {error}"
         raise errors.bad_request(text) from None
     raise errors.unsupported_media_type(media, ("application/json", "application/yaml"))
+
+
+def _failure(error: errors.ApiError) -> web.Response:
+    return web.Response(
+        status=error.code, body=encode(error.status()), content_type="application/json", headers=error.headers
+    )
 
 
 def _json(body: Obj, accepted: Accepted | None = None, status: int = 200) -> web.Response:
