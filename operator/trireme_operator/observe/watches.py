@@ -42,7 +42,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.posting.enabled = False
     chosen.scanning.disabled = True
     chosen.peering.standalone = True
-    chosen.watching.server_timeout = 300.0
+    chosen.watching.server_timeout = 300  # the API takes whole seconds
     chosen.watching.connect_timeout = 5.0
     chosen.networking.request_timeout = 30.0
     chosen.networking.error_backoffs = [1, 1, 2, 3, 5, 8, 10, 10, 10]
