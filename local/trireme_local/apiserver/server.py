@@ -14,7 +14,7 @@ import aiohttp
 import yaml
 from aiohttp import web
 
-from . import discovery, errors, resource_api
+from . import discovery, errors, resource_api, yaml_body
 from .auth import ANONYMOUS, Authenticator, User
 from .bootstrap import ensure_system_objects, install_hooks
 from .definitions import KUBERNETES_VERSION
@@ -214,7 +214,7 @@ def decode_body(raw: bytes, media: str) -> Any:
         if media == "application/json" or media.endswith("+json"):
             return json.loads(raw) if raw else None
         if media in ("application/yaml", "application/apply-patch+yaml"):
-            return yaml.safe_load(raw)
+            return yaml_body.load(raw)
     except (ValueError, yaml.YAMLError) as error:
         text = f"couldn't get version/kind; json parse error: {error}"
         raise errors.bad_request(text) from None
