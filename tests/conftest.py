@@ -1,0 +1,5 @@
+"""Fixtures for all tests."""
+
+from conftest_apiserver import apiserver
+
+__all__ = ["apiserver"]
