@@ -120,10 +120,12 @@ def run(plan: dict[str, Any], rank: int) -> dict[str, Any]:
         elif name == "load":
             loaded = engine.load_local(Path(action["directory"]))
             seen["loaded"] = {"step": loaded.step, "extra": dict(loaded.extra_state)}
+        elif name == "start":
+            engine.start_from(Path(action["directory"]))
         elif name == "evaluate":
             batches = [batch_of(config, 5000 + i, engine.data_parallel_rank) for i in range(2)]
             result_ = engine.evaluate(batches)
-            seen["evaluation"] = {"loss": result_.loss, "tokens": result_.tokens}
+            seen["evaluation"] = {"loss": result_.loss, "tokens": result_.tokens, "step": engine.step}
         elif name == "logits":
             seen["logits"] = whole_logits(engine, batch_of(config, 5000, 0).tokens[:2])
         elif name == "export":

@@ -248,6 +248,13 @@ class Engine(Protocol):
         The layout may differ from the one that saved. Raises CheckpointFormatError.
         """
 
+    def start_from(self, directory: Path) -> None:
+        """Before the first step: take the weights, and nothing else, of a checkpoint or of an exported model.
+
+        Every rank reads a local directory with all files: a checkpoint's (index.json, any layout) or a Hugging Face
+        LlamaForCausalLM's (config.json, safetensors). Raises CheckpointFormatError for another shape.
+        """
+
     def export_hugging_face(self, directory: Path, tokenizer_directory: Path | None = None) -> ExportResult:
         """Write config.json, safetensors and tokenizer files that transformers loads; rank 0 writes."""
 

@@ -77,7 +77,7 @@ def load(directory: Path, config: EngineConfig, model: GPTModel, optimizer: Opti
         stored_model, adam_step, extra = state["model"], state["adamStep"], state["extra"]
     except KeyError as error:
         raise CheckpointFormatError(f"{directory / sharded.INDEX_FILE}: state lacks {error}") from None
-    _check_same_model(dataclasses.asdict(config.model), stored_model)
+    check_same_model(dataclasses.asdict(config.model), stored_model)
     request = {"optimizer": optimizer_sharded_state(model, optimizer, loading=True)}
     request, _, factories = load_preprocess(request)
     with sharded.ShardReader(directory, index) as reader:
@@ -150,7 +150,8 @@ def _engine_state(config: EngineConfig, optimizer: Optimizer, extra_state: Mappi
     }
 
 
-def _check_same_model(mine: Mapping[str, Any], stored: Any) -> None:
+def check_same_model(mine: Mapping[str, Any], stored: Any) -> None:
+    """Raise CheckpointFormatError naming every field of `mine` that the stored shape has otherwise."""
     if not isinstance(stored, Mapping):
         raise CheckpointFormatError(f"the checkpoint names no model: {stored!r}")
     differing = [

@@ -28,7 +28,7 @@ from trireme_trainer.engines.interface import (
     StepResult,
     TokenBatch,
 )
-from trireme_trainer.engines.megatron import checkpointing, cpu_bridge, export, initial
+from trireme_trainer.engines.megatron import checkpointing, cpu_bridge, export, initial, starting
 from trireme_trainer.engines.megatron.forward import LossTotals, MicroBatches, forward_step
 from trireme_trainer.engines.megatron.model import build_model, check_config, wrap_data_parallel
 from trireme_trainer.engines.megatron.optimizer import Optimizer
@@ -154,6 +154,11 @@ class MegatronEngine:
         loaded = checkpointing.load(directory, self.config, self.bare_model, self.optimizer)
         self._step = loaded.step
         return loaded
+
+    def start_from(self, directory: Path) -> None:
+        """Take the weights alone of a checkpoint or an exported model."""
+        starting.fill_from(directory, self.config, self.bare_model)
+        self.optimizer.adopt_model_parameters()
 
     def export_hugging_face(self, directory: Path, tokenizer_directory: Path | None = None) -> ExportResult:
         """Gather the weights on rank 0, which writes them as a LlamaForCausalLM."""

@@ -97,6 +97,10 @@ class Optimizer:
             self.distributed.step_with_ready_grads()
         return OptimizerStep(grad_norm, applied)
 
+    def adopt_model_parameters(self) -> None:
+        """Make the fp32 shards those of the model's weights, which someone has just filled."""
+        self.distributed.reload_model_params()
+
     def publish_main_parameters(self) -> None:
         """Make the model's weights those of the fp32 shards, on every data-parallel rank."""
         self.distributed._copy_main_params_to_model_params()
