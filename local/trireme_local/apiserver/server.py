@@ -14,7 +14,7 @@ import aiohttp
 import yaml
 from aiohttp import web
 
-from . import discovery, errors, resource_api, yaml_body
+from . import discovery, errors, protobuf, resource_api, yaml_body
 from .auth import ANONYMOUS, Authenticator, User
 from .bootstrap import ensure_system_objects, install_hooks
 from .definitions import KUBERNETES_VERSION
@@ -215,6 +215,8 @@ def decode_body(raw: bytes, media: str) -> Any:
             return json.loads(raw) if raw else None
         if media in ("application/yaml", "application/apply-patch+yaml"):
             return yaml_body.load(raw)
+        if media == protobuf.MEDIA_TYPE:
+            return protobuf.decode(raw)
     except (ValueError, yaml.YAMLError) as error:
         text = f"couldn't get version/kind; json parse error: {error}"
         raise errors.bad_request(text) from None
