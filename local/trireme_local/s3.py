@@ -50,8 +50,9 @@ def rclone_program() -> str:
 def serve_command(directory: Path, address: str, port: int, access: StoreAccess) -> tuple[list[str], dict[str, str]]:
     """(command, environment) of the server. The keys go by environment, not by a command line that anyone can read.
 
-    Multipart uploads are gathered in memory and written at completion; a fresh directory cache makes
-    objects written by other processes visible at once.
+    Multipart uploads are gathered in memory and written at completion; a directory cache of one
+    second makes objects written by other processes visible soon. Never 0s: rclone then forgets directories in a busy
+    loop that starves requests.
     """
     command = [
         rclone_program(),
@@ -61,7 +62,7 @@ def serve_command(directory: Path, address: str, port: int, access: StoreAccess)
         "--addr",
         f"{address}:{port}",
         "--dir-cache-time",
-        "0s",
+        "1s",
         "--config",
         "/dev/null",
         "--log-level",
