@@ -2,6 +2,7 @@
 
 import subprocess
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +21,15 @@ EVICT_NOW = [
 def ready(kubectl: Kubectl, node: str) -> str:
     conditions = kubectl.get("node", node)["status"]["conditions"]
     return str(next(item["status"] for item in conditions if item["type"] == "Ready"))
+
+
+@pytest.fixture(autouse=True)
+def every_node_is_back(cluster: Cluster) -> Iterator[None]:
+    """A test that fails half-way leaves no broken node to the next one."""
+    yield
+    for node in cluster.state.nodes:
+        cluster.local.revive_node(node)
+    cluster.kubectl.wait("all Ready", lambda: set(cluster.local.node_readiness().values()) == {"True"}, 40)
 
 
 def running_with(text: str) -> bool:
@@ -94,7 +104,8 @@ def test_a_partitioned_node_hears_and_says_nothing_until_it_is_reconnected(clust
     )
     address = kubectl.wait_phase("island", "Running")["status"]["podIP"]
     cluster.local.kill_node("node-3", "partition")
-    assert kubectl.run("logs", "island", "--request-timeout=3s", check=False).strip().startswith(("Error", "error"))
+    answer = kubectl.run("logs", "island", "--request-timeout=3s", check=False)
+    assert not answer[0].isdigit(), "no log line comes out of the island"
     kubectl.run("delete", "pod", "island", "--wait=false")
     kubectl.wait("NotReady", lambda: ready(kubectl, "node-3") == "Unknown", NOTICE_SECONDS)
     members = cluster.local.node_processes(cluster.local.state(), "node-3")
