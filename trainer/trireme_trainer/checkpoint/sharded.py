@@ -213,7 +213,13 @@ def _check_tiling(key: str, tensor: StoredTensor) -> None:
             length > 0 and start % length == 0 and start + length <= size
             for start, length, size in zip(chunk.offset, shape, tensor.shape, strict=True)
         )
-        if not alike or not on_grid or min(chunk.offset, default=0) < 0 or chunk.offset in seen or chunk.dtype not in _DTYPES:
+        if (
+            not alike
+            or not on_grid
+            or min(chunk.offset, default=0) < 0
+            or chunk.offset in seen
+            or chunk.dtype not in _DTYPES
+        ):
             raise CheckpointFormatError(f"tensor {key}: chunk at {chunk.offset} of {chunk.shape} does not fit")
         seen.add(chunk.offset)
     covered, whole = len(tensor.chunks) * math.prod(shape), math.prod(tensor.shape)
