@@ -127,7 +127,7 @@ def _plan(request: PlanRequest, layout: Layout, memory: DeviceMemory, counts: st
 
 
 def _does_not_fit(request: PlanRequest, candidates: list[Layout]) -> PlanError:
-    leanest = min(candidates, key=lambda layout: _memory(request, layout).total_bytes)
+    leanest = min(_leanest(candidates), key=lambda layout: _memory(request, layout).total_bytes)
     memory = _memory(request, leanest)
     assert memory.available_bytes is not None
     enough = smallest_nodes(request)
@@ -154,8 +154,20 @@ def smallest_nodes(request: PlanRequest) -> int | None:
             continue
         larger: PlanRequest = request.model_copy(update={"nodes": nodes, "data": "auto"})
         try:
-            if any(_fits(_memory(larger, layout)) for layout in layouts(larger)):
-                return nodes
+            candidates = layouts(larger)
         except PlanError:
             continue
+        if any(_fits(_memory(larger, layout)) for layout in _leanest(candidates)):
+            return nodes
     return None
+
+
+def _leanest(candidates: list[Layout]) -> list[Layout]:
+    """Of each grid only the candidate that needs least: smallest micro-batch, recomputation where allowed."""
+    best: dict[tuple[int, int], Layout] = {}
+    for layout in candidates:
+        key = (layout.tensor, layout.pipeline)
+        held = best.get(key)
+        if held is None or (layout.micro_batch_size, layout.recompute) < (held.micro_batch_size, held.recompute):
+            best[key] = layout
+    return list(best.values())

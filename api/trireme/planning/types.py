@@ -35,8 +35,8 @@ class PlanRequest(WireModel):
     data: AxisSize = "auto"
     context: AxisSize = "auto"
     engine: str = "megatron"
-    nodes: int = Field(ge=1)
-    devices_per_node: int = Field(ge=1)
+    nodes: int = Field(ge=1, le=65536)
+    devices_per_node: int = Field(ge=1, le=1024)
     accelerator: AcceleratorKind
     device_memory_bytes: int | None = Field(
         default=None, description="Overrides the hardware table; on CPUs a rank's share of the pod's memory limit."
