@@ -8,6 +8,7 @@ does not know survive a read-modify-write), so only configuration and transport 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ JsonObject = dict[str, Any]
 # A request that has not answered after this long is tried again by its caller's loop.
 REQUEST_TIMEOUT_SECONDS = 10.0
 WATCH_TIMEOUT_SECONDS = 290
+KUBECONFIG_WAIT_SECONDS = 60.0
 
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -91,6 +93,15 @@ PRIORITYCLASSES = Resource("scheduling.k8s.io/v1", "priorityclasses", "PriorityC
 CUSTOMRESOURCEDEFINITIONS = Resource(
     "apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
 )
+
+
+def wait_for_kubeconfig(path: Path) -> None:
+    """Block until the file is there (an API server that is starting writes it). Raises FileNotFoundError."""
+    deadline = time.monotonic() + KUBECONFIG_WAIT_SECONDS
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(f"{path} is not there after {KUBECONFIG_WAIT_SECONDS:g} s")
+        time.sleep(0.1)
 
 
 class KubeClient:

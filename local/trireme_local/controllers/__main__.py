@@ -27,6 +27,7 @@ from trireme_local.kube import (
     PODS,
     SERVICES,
     KubeClient,
+    wait_for_kubeconfig,
 )
 
 log = logging.getLogger("trireme_local.controllers")
@@ -91,7 +92,9 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--node-monitor-grace-seconds", type=float, default=8.0)
     options.add_argument("--default-toleration-seconds", type=float, default=300.0)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    asyncio.run(serve(options.parse_args(arguments)))
+    parsed = options.parse_args(arguments)
+    wait_for_kubeconfig(parsed.kubeconfig)
+    asyncio.run(serve(parsed))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from trireme_local.kube import JsonObject, KubeClient
+from trireme_local.kube import JsonObject, KubeClient, wait_for_kubeconfig
 from trireme_local.node.agent import NodeAgent, NodeSettings
 from trireme_local.node.context import PodAddresses, Timings
 from trireme_local.node.registration import default_capacity
@@ -63,6 +63,8 @@ def own_session(gid: int | None) -> None:
         os.setsid()
     if gid is not None:
         os.setgid(gid)
+    # Pods do not inherit the node's own priority.
+    os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
 
 
 def _forward_signals(child: int) -> int:
@@ -127,6 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
             lease_renew_seconds=options.lease_renew_seconds, lease_duration_seconds=options.lease_duration_seconds
         ),
     )
+    wait_for_kubeconfig(options.kubeconfig)
     asyncio.run(serve(settings))
 
 
