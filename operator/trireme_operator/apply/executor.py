@@ -3,12 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from trireme.resources import GROUP, VERSION
 from trireme.resources.status import JobStatus
 from trireme_operator import build, metrics
-from trireme_operator.agents import AgentClient
 from trireme_operator.apply.api import Api, ApiError, JsonObject, path_of
 from trireme_operator.apply.events import EventRecorder
 from trireme_operator.decide import (
@@ -35,13 +34,20 @@ class Stale(Exception):
     """What a decision was based on is no longer so; look again."""
 
 
+class Agents(Protocol):
+    """Who can give targets to agents."""
+
+    async def put(self, job_uid: str, put: PutTarget) -> None:
+        """Give one agent its target."""
+
+
 class Executor:
     """Carries out one decision at a time per job."""
 
     def __init__(
         self,
         api: Api,
-        agents: AgentClient,
+        agents: Agents,
         events: EventRecorder,
         key: bytes,
         leading: Callable[[], bool],
@@ -160,7 +166,7 @@ class Executor:
                 path_of("", "v1", "pods", job.namespace, action.name),
                 uid=action.uid,
                 resource_version=action.resource_version,
-                grace_seconds=0 if action.force else None,
+                grace_seconds=0 if action.force else action.grace_seconds,
             )
         except ApiError as error:
             if error.status in (404, 409):

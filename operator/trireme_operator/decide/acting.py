@@ -1,5 +1,7 @@
 """What to do in the stage that the stored status says the job is in. Nothing here changes status."""
 
+from dataclasses import replace
+
 from trireme.resources.status import GangPhase
 from trireme_operator.decide import room, targets
 from trireme_operator.decide.model import Action, CreatePod, DeleteJob, DeletePod, EnsureObjects, PodView, seconds_since
@@ -27,8 +29,16 @@ def _clear(s: Situation) -> tuple[Action, ...]:
 
 
 def _clear_fenced(s: Situation) -> tuple[Action, ...]:
-    """Pods that ended make room for their successors once their slot is fenced."""
-    return tuple(
+    """Pods that ended make room once their slot is fenced; one whose agent does not stop its ranks is ended itself."""
+    waited = seconds_since(s.gang.phase_since, s.now)
+    stubborn: tuple[Action, ...] = ()
+    if waited > max(s.observed.policy.hold_timeout_seconds, 2.0 * s.timeouts.fence_seconds):
+        stubborn = tuple(
+            replace(_delete(s, pod, f"its agent did not stop its ranks in {waited:.0f} s"), grace_seconds=10)
+            for slot, pod in s.pods.items()
+            if not pod.finished and not s.fenced(slot) and _worth(s, pod)
+        )
+    return stubborn + tuple(
         _delete(s, pod, "pod ended")
         for slot, pod in s.pods.items()
         if pod.finished and s.fenced(slot) and _worth(s, pod)

@@ -124,9 +124,12 @@ def _settle(s: Situation, status: JobStatus) -> JobStatus:
     status = conditions.refresh(status, s.observed, s)
     if status.gang.phase == GangPhase.FINISHED:
         return status.model_copy(update={"time": timekeeping.finished(status.time, s.now)})
-    # What agents have not reported when ranks end belongs to what follows.
+    # While ranks run, agents divide the open interval. What they have not reported when the ranks end belongs to what
+    # follows; what was open when the ranks start does not.
     running = s.gang.phase in progress.RUN_PHASES
     category = conditions.nominal_category(status)
+    if not running and status.gang.phase in progress.RUN_PHASES:
+        status = status.model_copy(update={"time": timekeeping.close(status.time, s.now)})
     return status.model_copy(update={"time": timekeeping.switch(status.time, s.now, category, keep_open=running)})
 
 

@@ -120,6 +120,7 @@ class Policy:
     release_grace_seconds: float = 120.0
     exclude_after_failures: int = 3
     victim_grace_seconds: float = 10.0
+    hold_timeout_seconds: float = 60.0
     leading_since: float = 0.0
 
 
@@ -188,6 +189,7 @@ class DeletePod:
     resource_version: str
     reason: str
     force: bool = False
+    grace_seconds: int | None = None  # None: the pod's own
 
 
 @dataclass(frozen=True)

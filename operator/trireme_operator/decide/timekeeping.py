@@ -80,6 +80,19 @@ def switch(time: TimeStatus, now: float, category: Category, *, keep_open: bool 
     )
 
 
+def close(time: TimeStatus, now: float) -> TimeStatus:
+    """Account the open interval up to now to its category, and go on with the same category."""
+    if time.open is None or now <= time.open.since.timestamp():
+        return time
+    elapsed = now - time.open.since.timestamp()
+    return time.model_copy(
+        update={
+            "seconds": add(time.seconds, time.open.category, elapsed),
+            "open": OpenInterval(category=time.open.category, since=to_time(now)),
+        }
+    )
+
+
 def finished(time: TimeStatus, now: float) -> TimeStatus:
     """Close the account."""
     if time.open is None:

@@ -1,13 +1,14 @@
 """Everything the operator sees, put together for one decision."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 from trireme.resources.common import TrainingJobSpec
 from trireme.resources.status import TERMINAL_STATES, GangPhase
-from trireme_operator.agents import AgentClient
 from trireme_operator.build.names import LABEL_NAME, LABEL_UID
-from trireme_operator.decide import Claim, JobView, Kind, Observed, PodView, Policy
+from trireme_operator.decide import Claim, Contact, JobView, Kind, Observed, PodView, Policy
 from trireme_operator.decide.kinds import parse
 from trireme_operator.decide.room import pod_requests
 from trireme_operator.observe.cache import Cache, JsonObject
@@ -15,10 +16,19 @@ from trireme_operator.observe.queue import JobKey
 from trireme_operator.observe.views import UnreadableStatus, job_view, node_views, pod_view
 
 
+class Contacts(Protocol):
+    """Who knows the agents."""
+
+    contacts: dict[str, Contact]
+
+
 class World:
     """Caches of jobs, pods and nodes, and the agents' contacts."""
 
-    def __init__(self, kinds: dict[str, Kind], agents: AgentClient, policy: Policy) -> None:
+    def __init__(
+        self, kinds: dict[str, Kind], agents: Contacts, policy: Policy, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._clock = clock
         self.kinds = kinds
         self.jobs = {name: Cache() for name in kinds}
         self.pods = Cache(index_label=LABEL_UID)
@@ -36,7 +46,7 @@ class World:
 
     def begin_leading(self) -> None:
         """Silence of agents counts from now on: before, nobody asked them."""
-        self.policy = replace(self.policy, leading_since=time.time())
+        self.policy = replace(self.policy, leading_since=self._clock())
 
     def job_keys(self) -> list[JobKey]:
         """All jobs."""
@@ -78,7 +88,7 @@ class World:
         nodes = None if self.nodes is None else node_views(self.nodes, self.pods)
         waits = job.status.gang.phase in (GangPhase.WAITING, GangPhase.FORMING, GangPhase.FENCING)
         return Observed(
-            now=time.time(),
+            now=self._clock(),
             job=job,
             pods=self.pods_of(job.uid),
             nodes=nodes,
@@ -108,7 +118,7 @@ class World:
             return None
         if gang.phase not in (GangPhase.WAITING, GangPhase.FORMING) or job.spec.get("suspend"):
             return None
-        if gang.not_before is not None and gang.not_before.timestamp() > time.time():
+        if gang.not_before is not None and gang.not_before.timestamp() > self._clock():
             return None
         spec = self._specs.setdefault((job.uid, "resolved"), parse(self.kinds[kind], resolved.spec))
         if spec is None:
