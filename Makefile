@@ -25,6 +25,7 @@ lock:
 
 crds: setup
 	$(BIN)/python -m trireme.resources.crdgen --out crds
+	$(BIN)/python -m trireme.resources.docgen --out docs
 
 demo: setup
 	$(BIN)/trireme demo
