@@ -163,6 +163,7 @@ class RankReport(WireModel):
     """One rank."""
 
     rank: int
+    pid: int = Field(default=0, description="In the pod's process namespace.")
     alive: bool
     section: Section
     step: int

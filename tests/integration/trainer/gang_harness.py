@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -189,14 +188,8 @@ class AgentProcess:
         return Report.model_validate_json(text)
 
     def rank_pids(self) -> list[int]:
-        """Children of the agent that run the rank program."""
-        pids = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError, IndexError):
-                fields = stat.read_text().rsplit(")", 1)[1].split()
-                if int(fields[1]) == self.process.pid and fields[0] != "Z":
-                    pids.append(int(stat.parent.name))
-        return sorted(pids)
+        """Processes of the pod's living ranks, by rank."""
+        return [r.pid for r in self.report().ranks if r.alive]
 
 
 @dataclass
@@ -255,9 +248,6 @@ class Gang:
 
     def kill(self, slot: int) -> None:
         agent = self.agents.pop(slot)
-        for pid in agent.rank_pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
         agent.process.kill()
         agent.process.wait()
 

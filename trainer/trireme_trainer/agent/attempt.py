@@ -41,6 +41,7 @@ from trireme_trainer.checkpoint.store import ObjectStore, StoreError, hash_file
 if TYPE_CHECKING:
     from trireme_trainer.agent.environment import AgentEnvironment
     from trireme_trainer.agent.fence import Fence
+    from trireme_trainer.agent.launcher import Launcher
     from trireme_trainer.metrics.prometheus import TrainingMetrics
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Attempt:
         store: ObjectStore,
         fence: Fence,
         metrics: TrainingMetrics,
-        module: str,
+        launcher: Launcher,
     ) -> None:
         self.target = target
         self.number = target.attempt
@@ -97,7 +98,6 @@ class Attempt:
         )
         self.ranks = RankSet(
             RankStart(
-                module=module,
                 attempt=target.attempt,
                 first_rank=environment.slot * config.ranks_per_slot,
                 count=config.ranks_per_slot,
@@ -105,6 +105,7 @@ class Attempt:
                 environment={},
                 directory=self._root,
             ),
+            launcher,
             self._on_event,
         )
         self._task = asyncio.create_task(self._run())
@@ -205,7 +206,6 @@ class Attempt:
                 "TRIREME_JOB_FILE": str(self._env.job_file),
                 "TRIREME_TARGET_FILE": str(self._root / "target.json"),
                 "TRIREME_SAVE_DIRECTORY": str(self._root / "saves"),
-                "OMP_NUM_THREADS": "1",
             }
         )
         await self.ranks.start()

@@ -17,6 +17,7 @@ from trireme_trainer.agent.messages import TO_RANK, Beat, CheckpointState, Drain
 
 BEAT_SECONDS = 1.0
 CHANNEL_ENV = "TRIREME_RANK_FD"
+AGENT_PID_ENV = "TRIREME_AGENT_PID"
 _PR_SET_PDEATHSIG = 1
 
 

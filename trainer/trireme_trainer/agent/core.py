@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
 
 from trireme.protocol import AgentState, Phase, Report, Target, supersedes
@@ -14,6 +13,7 @@ from trireme_trainer.agent.attempt import Attempt
 from trireme_trainer.agent.committer import AttemptOver
 from trireme_trainer.agent.environment import AgentEnvironment
 from trireme_trainer.agent.fence import Fence
+from trireme_trainer.agent.launcher import Launcher
 from trireme_trainer.agent.messages import PeerState, SlotShards
 from trireme_trainer.agent.preparation import Preparation
 from trireme_trainer.agent.programs import find_program
@@ -41,6 +41,7 @@ class Agent:
         self._metrics = metrics
         self._store: ObjectStore | None = None
         self._program = find_program(environment.config.program)
+        self._launcher = Launcher(environment.config.program)
         self._fence = Fence(environment.config.slots, time.monotonic())
         self._attempt: Attempt | None = None
         self._preparation: Preparation | None = None
@@ -146,6 +147,7 @@ class Agent:
 
     async def drive(self) -> int:
         """Follow the target until the agent's work is over; its exit code."""
+        await self._launcher.warm_up()
         while self.exit_code is None:
             self._wake.clear()
             try:
@@ -173,12 +175,12 @@ class Agent:
         match target.phase:
             case Phase.PREPARE if self._env.slot == 0 and self._preparation is None:
                 self._preparation = Preparation(
-                    self._program.preparation, target, self._env.job_file, self._env.scratch, self._child_environment()
+                    self._program.preparation, target, self._env.job_file, self._env.scratch
                 )
             case Phase.RUN if self._attempt is None:
                 self._fence = Fence(self._env.config.slots, time.monotonic())
                 self._attempt = Attempt(
-                    self._env, target, self._open_store(), self._fence, self._metrics, self._program.ranks
+                    self._env, target, self._open_store(), self._fence, self._metrics, self._launcher
                 )
             case Phase.RUN if self._attempt is not None:
                 self._attempt.update(target)
@@ -219,11 +221,9 @@ class Agent:
         if self._preparation is not None:
             await self._preparation.stop()
         await self._stop_attempt()
+        await self._launcher.close()
 
     def _open_store(self) -> ObjectStore:
         if self._store is None:
             self._store = ObjectStore(self._env.config.store)
         return self._store
-
-    def _child_environment(self) -> dict[str, str]:
-        return {k: v for k, v in os.environ.items() if k != "TRIREME_AGENT_TOKEN"}

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from trireme.protocol import InputsProblem, ProposedResume, Target
 from trireme.protocol.base import WireModel
+from trireme_trainer.agent.launcher import child_environment
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 10.0
@@ -29,9 +30,7 @@ class PreparationResult(WireModel):
 class Preparation:
     """The preparation of one attempt."""
 
-    def __init__(
-        self, module: str, target: Target, job_file: Path, scratch: Path, token_free_env: dict[str, str]
-    ) -> None:
+    def __init__(self, module: str, target: Target, job_file: Path, scratch: Path) -> None:
         self.attempt = target.attempt
         self.proposal: ProposedResume | None = None
         self.problem: InputsProblem | None = None
@@ -39,7 +38,6 @@ class Preparation:
         self._target = target
         self._job_file = job_file
         self._directory = scratch / "preparation"
-        self._env = token_free_env
         self._process: asyncio.subprocess.Process | None = None
         self._task = asyncio.create_task(self._repeat())
 
@@ -86,7 +84,7 @@ class Preparation:
             str(result_file),
             stdin=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
-            env={**self._env, "TRIREME_AGENT_PID": str(os.getpid())},
+            env=child_environment(),
             process_group=0,
         )
         assert self._process.stderr is not None

@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,8 +18,8 @@ from pydantic import ValidationError
 
 from trireme.protocol import RankReport, Section
 from trireme.protocol.base import WireModel
-from trireme_trainer.agent.channel import CHANNEL_ENV
 from trireme_trainer.agent.classify import RankEnd
+from trireme_trainer.agent.launcher import Child, Launcher, child_environment, open_pipe
 from trireme_trainer.agent.logs import RankLog, pump
 from trireme_trainer.agent.messages import FROM_RANK, Beat, FailedEvent, FromRank, ProgressEvent, SectionEvent
 
@@ -34,7 +33,7 @@ class RankProcess:
     """One rank."""
 
     rank: int
-    process: asyncio.subprocess.Process
+    process: Child
     log: RankLog
     error_file: Path
     writer: asyncio.StreamWriter
@@ -60,6 +59,7 @@ class RankProcess:
         """What the operator is told of it."""
         return RankReport(
             rank=self.rank,
+            pid=self.process.pid,
             alive=self.alive,
             section=self.section,
             step=self.step,
@@ -96,7 +96,6 @@ class RankProcess:
 class RankStart:
     """What every rank of a node is started with."""
 
-    module: str
     attempt: int
     first_rank: int
     count: int
@@ -108,11 +107,12 @@ class RankStart:
 class RankSet:
     """Starts the ranks of an attempt, hears them, and ends them."""
 
-    def __init__(self, start: RankStart, on_event: Callable[[RankProcess, FromRank], None]) -> None:
+    def __init__(self, start: RankStart, launcher: Launcher, on_event: Callable[[RankProcess, FromRank], None]) -> None:
         self.attempt = start.attempt
         self.ranks: list[RankProcess] = []
         self.changed = asyncio.Event()
         self._start = start
+        self._launcher = launcher
         self._on_event = on_event
 
     async def start(self) -> None:
@@ -126,7 +126,7 @@ class RankSet:
         error_file = start.directory / f"rank-{rank}.error.json"
         error_file.unlink(missing_ok=True)
         environment = {
-            **os.environ,
+            **child_environment(),
             **start.environment,
             "RANK": str(rank),
             "LOCAL_RANK": str(local_rank),
@@ -134,33 +134,21 @@ class RankSet:
             "LOCAL_WORLD_SIZE": str(start.count),
             "TRIREME_ATTEMPT": str(start.attempt),
             "TRIREME_ERROR_FILE": str(error_file),
-            "TRIREME_AGENT_PID": str(os.getpid()),
-            CHANNEL_ENV: str(theirs.fileno()),
             "PYTHONUNBUFFERED": "1",
         }
-        # The agents' token is none of the training code's business.
-        environment.pop("TRIREME_AGENT_TOKEN", None)
+        output, their_output = os.pipe()
         try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                start.module,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env=environment,
-                pass_fds=(theirs.fileno(),),
-                process_group=0,
-            )
+            process = await self._launcher.start(environment, theirs, their_output)
         finally:
             theirs.close()
+            os.close(their_output)
+        log.info("rank %d of attempt %d runs as process %d", rank, start.attempt, process.pid)
         reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_LIMIT_BYTES)
         rank_log = RankLog(start.directory / f"rank-{rank}.log", rank)
         entry = RankProcess(rank, process, rank_log, error_file, writer)
-        assert process.stdout is not None
-        output = asyncio.create_task(pump(process.stdout, rank_log))
+        copying = asyncio.create_task(pump(await open_pipe(output), rank_log))
         events = asyncio.create_task(self._hear(entry, reader))
-        entry.tasks = [output, events, asyncio.create_task(self._await_end(entry, events))]
+        entry.tasks = [copying, events, asyncio.create_task(self._await_end(entry, events))]
         return entry
 
     async def _hear(self, entry: RankProcess, reader: asyncio.StreamReader) -> None:

@@ -11,10 +11,21 @@ from typing import Literal, cast
 
 from trireme.protocol import JobConfig, Section, Target
 from trireme.protocol.messages import DRAINED_EXIT_CODE
-from trireme_trainer.agent.channel import AgentGone, RankChannel, die_with_parent
+from trireme_trainer.agent.channel import AGENT_PID_ENV, AgentGone, RankChannel, die_with_parent
 from trireme_trainer.agent.messages import FailedEvent
 
 log = logging.getLogger(__name__)
+
+
+def preload(job: JobConfig) -> None:
+    """Import what a rank of this job needs, before it is forked."""
+    from trireme_trainer.engines.interface import preload_engine
+    from trireme_trainer.pretrain import loop
+    from trireme_trainer.pretrain.config import PretrainConfig
+
+    config = PretrainConfig.parse(job)
+    log.debug("preloading for %s", loop.__name__)
+    preload_engine(config.engine.name, cast(Literal["cpu", "cuda"], config.device))
 
 
 def run(channel: RankChannel) -> int:
@@ -78,7 +89,7 @@ def record(channel: RankChannel, error: BaseException, step: int) -> int:
 
 def main() -> None:
     """Entry point."""
-    die_with_parent(int(os.environ["TRIREME_AGENT_PID"]))
+    die_with_parent(int(os.environ[AGENT_PID_ENV]))
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from trireme.checkpoints import JobKeys, parse_s3_uri
 from trireme.protocol import DatasetRef, InputsProblem, JobConfig, ProposedResume, Target
-from trireme_trainer.agent.channel import die_with_parent
+from trireme_trainer.agent.channel import AGENT_PID_ENV, die_with_parent
 from trireme_trainer.agent.preparation import PreparationResult
 from trireme_trainer.checkpoint.fetch import NodeCache
 from trireme_trainer.checkpoint.proposal import Expected, ResumeFinder, ResumeProblem
@@ -101,8 +101,8 @@ def prepare(config: PretrainConfig, target: Target, scratch: Path) -> Preparatio
 
 def main() -> None:
     """Entry point."""
-    if "TRIREME_AGENT_PID" in os.environ:
-        die_with_parent(int(os.environ["TRIREME_AGENT_PID"]))
+    if AGENT_PID_ENV in os.environ:
+        die_with_parent(int(os.environ[AGENT_PID_ENV]))
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("--job-file", "--target-file", "--scratch", "--result-file"):
         parser.add_argument(name, type=Path, required=True)
