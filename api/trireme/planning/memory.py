@@ -67,24 +67,27 @@ def stage_parameters(shape: LlamaShape, tensor: int, pipeline: int, stage: int) 
     return total
 
 
-def layer_activation_bytes(shape: LlamaShape, tokens: int, tensor: int, precision: str) -> int:
+def layer_activation_bytes(shape: LlamaShape, tokens: int, tensor: int, precision: str, fused: bool = True) -> int:
     """Upper bound of what one layer keeps for its backward pass, for `tokens` = micro-batch x sequence length.
 
     Counted as Korthikanti et al. 2022 (arXiv:2205.05198), section 4.1, sbh(10 + 24/t + 5as/(ht)), for this layer
     without dropout: two norms' inputs and outputs on every device; query, key, value before and after rotation, keys
     and values repeated for grouped queries, attention output (twice: as kept by the kernel and as input of the
-    projection); gate, up, their activation and product. The 5as/h term is absent: flash kernels store no scores,
+    projection); gate, up, their activation and product. Without fused kernels (on CPU) a norm keeps its normalised input
+    too, and the activation one more intermediate. The 5as/h term is absent: flash kernels store no scores,
     only one float per token and head.
     """
     query = shape.num_attention_heads * shape.head_size
     key_value = shape.key_value_heads * shape.head_size
-    replicated = 4 * shape.hidden_size
-    shared = 2 * (query + 2 * key_value) + 2 * query + 2 * query + 4 * shape.intermediate_size
+    replicated = (4 if fused else 6) * shape.hidden_size
+    shared = 2 * (query + 2 * key_value) + 4 * query + (4 if fused else 5) * shape.intermediate_size
     statistics = 4 * (shape.num_attention_heads // tensor + 2)
     return tokens * (WEIGHT_BYTES[precision] * (replicated + -(-shared // tensor)) + statistics)
 
 
-def activation_bytes(shape: LlamaShape, layout: Layout, sequence_length: int, precision: str, stage: int) -> int:
+def activation_bytes(
+    shape: LlamaShape, layout: Layout, sequence_length: int, precision: str, stage: int, fused: bool = True
+) -> int:
     """Upper bound of the activations on a device of a stage; 1F1B keeps at most p - stage micro-batches in flight.
 
     With full recomputation each layer keeps its input, and one layer at a time is whole.
@@ -94,7 +97,7 @@ def activation_bytes(shape: LlamaShape, layout: Layout, sequence_length: int, pr
     in_flight = min(layout.pipeline - stage, layout.accumulation_steps)
     layers = shape.num_hidden_layers // layout.pipeline
     boundary = tokens * shape.hidden_size * WEIGHT_BYTES[precision]
-    layer = layer_activation_bytes(shape, tokens, layout.tensor, precision)
+    layer = layer_activation_bytes(shape, tokens, layout.tensor, precision, fused)
     if layout.recompute == "full":
         return in_flight * (layers + 1) * boundary + layer
     return in_flight * (layers * layer + boundary)
@@ -136,7 +139,7 @@ def _stage_memory(
     weights = parameters * WEIGHT_BYTES[precision]
     gradients = parameters * (GRADIENT_BYTES[precision] + GRADIENT_BUFFER_BYTES[precision])
     optimizer = -(-parameters * OPTIMIZER_BYTES[precision] // layout.data)
-    activations = activation_bytes(shape, layout, sequence_length, precision, stage)
+    activations = activation_bytes(shape, layout, sequence_length, precision, stage, fused=not on_cpu)
     last = stage == layout.pipeline - 1
     logits = logits_bytes(shape, layout, sequence_length, precision) if last else 0
     used = weights + gradients + optimizer + activations + logits
