@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from trireme_local.controllers.disruption import DisruptionBudgets
 from trireme_local.controllers.endpoints import EndpointSlices
 from trireme_local.controllers.garbage import GarbageCollector
 from trireme_local.controllers.namespaces import Namespaces
@@ -24,6 +25,7 @@ from trireme_local.kube import (
     LEASES,
     NAMESPACES,
     NODES,
+    PODDISRUPTIONBUDGETS,
     PODS,
     SERVICES,
     KubeClient,
@@ -38,6 +40,7 @@ async def run_controllers(client: KubeClient, *, grace_seconds: float, default_t
     pods, nodes = Informer(client, PODS), Informer(client, NODES)
     leases = Informer(client, LEASES, namespace="kube-node-lease")
     namespaces, services = Informer(client, NAMESPACES), Informer(client, SERVICES)
+    budgets = Informer(client, PODDISRUPTIONBUDGETS)
     crds = Informer(client, CUSTOMRESOURCEDEFINITIONS, metadata_only=True)
     scheduling_events = EventRecorder(client, SCHEDULER_NAME)
     node_events = EventRecorder(client, "node-controller")
@@ -58,8 +61,9 @@ async def run_controllers(client: KubeClient, *, grace_seconds: float, default_t
         PodGarbageCollector(client, pods, nodes).run(),
         Namespaces(client, namespaces).run(),
         EndpointSlices(client, pods, services).run(),
+        DisruptionBudgets(client, pods, budgets).run(),
         GarbageCollector(client, crds).run(),
-        *(informer.run() for informer in (pods, nodes, leases, namespaces, services, crds)),
+        *(informer.run() for informer in (pods, nodes, leases, namespaces, services, budgets, crds)),
     ]
     async with asyncio.TaskGroup() as group:
         for loop in loops:

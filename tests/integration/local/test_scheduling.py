@@ -89,3 +89,23 @@ def test_drain_empties_a_node(kubectl: Kubectl) -> None:
     kubectl.run("drain", "node-2", "--force", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=30s")
     assert not kubectl.exists("pod", "drained")
     kubectl.run("uncordon", "node-2")
+
+
+def test_a_disruption_budget_holds_up_an_eviction(kubectl: Kubectl) -> None:
+    budget = {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": "keep-one"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"test": "guarded"}}},
+    }
+    kubectl.apply(budget, shell_pod("guarded", "sleep 300"))
+    kubectl.wait("healthy", lambda: kubectl.get("pdb", "keep-one").get("status", {}).get("currentHealthy") == 1)
+    eviction = '{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "guarded"}}'
+    path = "/api/v1/namespaces/default/pods/guarded/eviction"
+    refused = kubectl.run("create", "--raw", path, "-f", "-", stdin=eviction, check=False)
+    assert "disruption budget" in refused
+    kubectl.apply({**budget, "spec": {**budget["spec"], "minAvailable": 0}})
+    kubectl.wait("allowed", lambda: kubectl.get("pdb", "keep-one")["status"].get("disruptionsAllowed") == 1)
+    kubectl.run("create", "--raw", path, "-f", "-", stdin=eviction)
+    kubectl.wait("evicted", lambda: not kubectl.exists("pod", "guarded"))
+    kubectl.run("delete", "pdb", "keep-one")

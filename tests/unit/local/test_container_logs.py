@@ -8,7 +8,6 @@ import pytest
 
 from trireme_local.node.logs import MAX_LINE_BYTES, LogOptions, LogWriter, read_log
 
-
 WHOLE = LogOptions()
 
 
