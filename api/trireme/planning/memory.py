@@ -73,8 +73,8 @@ def layer_activation_bytes(shape: LlamaShape, tokens: int, tensor: int, precisio
     Counted as Korthikanti et al. 2022 (arXiv:2205.05198), section 4.1, sbh(10 + 24/t + 5as/(ht)), for this layer
     without dropout: two norms' inputs and outputs on every device; query, key, value before and after rotation, keys
     and values repeated for grouped queries, attention output (twice: as kept by the kernel and as input of the
-    projection); gate, up, their activation and product. Without fused kernels (on CPU) a norm keeps its normalised input
-    too, and the activation one more intermediate. The 5as/h term is absent: flash kernels store no scores,
+    projection); gate, up, their activation and product. Without fused kernels (on CPU) a norm keeps its normalised
+    input too, and the activation one more intermediate. The 5as/h term is absent: flash kernels store no scores,
     only one float per token and head.
     """
     query = shape.num_attention_heads * shape.head_size

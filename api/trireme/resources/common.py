@@ -38,7 +38,7 @@ RESERVED_ENV_NAMES = (
 )
 RESERVED_ENV_PREFIXES = ("PET_", "TRIREME_", "TORCHELASTIC_")
 RESERVED_VOLUME_PREFIX = "trireme-"
-RESERVED_MOUNT_PATHS = ("/etc/trireme", "/scratch", "/dev/shm")
+RESERVED_MOUNT_PATHS = ("/etc/trireme", "/etc/trireme-ca", "/scratch", "/dev/shm")
 
 
 def is_reserved_env(name: str) -> bool:
@@ -283,7 +283,10 @@ class Checkpoint(Strict):
         default=None, description="How pods sign in; the environment's default chain when left out."
     )
     interval_steps: int | None = Field(
-        default=None, ge=1, le=10_000_000, description="Save after this many steps; with intervalSeconds, whichever."
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="Save after this many steps; with intervalSeconds, whichever comes first.",
     )
     interval_seconds: int = Field(
         default=600, ge=0, le=604800, description="Save after this much time since the last save; 0 turns this off."

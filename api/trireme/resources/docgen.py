@@ -84,7 +84,9 @@ def _rules(schema: Schema, path: str) -> Iterator[str]:
         if "oldSelf" not in rule["rule"]:
             yield f"- `{path.removeprefix('.') or 'metadata'}`: {rule['message']}"
     for name, child in schema.get("properties", {}).items():
-        yield from _rules(child.get("items", child), f"{path}.{name}")
+        yield from _rules(child, f"{path}.{name}")
+    if "items" in schema:
+        yield from _rules(schema["items"], f"{path}[]")
 
 
 def page(existing: str, info: KindInfo[Any]) -> str:
