@@ -26,7 +26,7 @@ class Hardware:
     name: str
     bf16_tflops: float | None
     fp32_tflops: float | None
-    """Of the matrix units in TF32 where the device has them, else plain float32."""
+    """Plain float32, not TF32: the engine asks for full precision."""
     memory_bytes: int | None
     """None: the pod's memory limit shared out over its ranks."""
     source: str
@@ -47,14 +47,14 @@ HARDWARE: dict[str, Hardware] = {
         Hardware("cpu", None, None, None, "measured on the machine", resource_name=None),
         Hardware("v100-sxm-16g", None, 15.7, 16 * _GB, "NVIDIA V100 datasheet 2020", "nvidia.com/gpu", 300),
         Hardware("v100-sxm-32g", None, 15.7, 32 * _GB, "NVIDIA V100 datasheet 2020", "nvidia.com/gpu", 300),
-        Hardware("a100-40g", 312, 156, 40 * _GB, "NVIDIA A100 datasheet 2021", "nvidia.com/gpu", 600),
-        Hardware("a100-80g", 312, 156, 80 * _GB, "NVIDIA A100 datasheet 2021", "nvidia.com/gpu", 600),
+        Hardware("a100-40g", 312, 19.5, 40 * _GB, "NVIDIA A100 datasheet 2021", "nvidia.com/gpu", 600),
+        Hardware("a100-80g", 312, 19.5, 80 * _GB, "NVIDIA A100 datasheet 2021", "nvidia.com/gpu", 600),
         Hardware("a10g", 70, 35, 24 * _GB, "NVIDIA A10G datasheet 2022", "nvidia.com/gpu", 64),
-        Hardware("l4", 121, 60, 24 * _GB, "NVIDIA L4 datasheet 2023", "nvidia.com/gpu", 64),
-        Hardware("l40s", 362, 183, 48 * _GB, "NVIDIA L40S datasheet 2023", "nvidia.com/gpu", 64),
-        Hardware("h100-pcie", 756, 378, 80 * _GB, "NVIDIA H100 datasheet 2023", "nvidia.com/gpu", 600),
-        Hardware("h100-sxm", 989, 494, 80 * _GB, "NVIDIA H100 datasheet 2023", "nvidia.com/gpu", 900),
-        Hardware("h200-sxm", 989, 494, 141 * 10**9, "NVIDIA H200 datasheet 2024", "nvidia.com/gpu", 900),
-        Hardware("b200-sxm", 2250, 1100, 180 * 10**9, "NVIDIA HGX B200 datasheet 2025", "nvidia.com/gpu", 1800),
+        Hardware("l4", 121, 30.3, 24 * _GB, "NVIDIA L4 datasheet 2023", "nvidia.com/gpu", 64),
+        Hardware("l40s", 362, 91.6, 48 * _GB, "NVIDIA L40S datasheet 2023", "nvidia.com/gpu", 64),
+        Hardware("h100-pcie", 756, 51, 80 * _GB, "NVIDIA H100 datasheet 2023", "nvidia.com/gpu", 600),
+        Hardware("h100-sxm", 989, 67, 80 * _GB, "NVIDIA H100 datasheet 2023", "nvidia.com/gpu", 900),
+        Hardware("h200-sxm", 989, 67, 141 * 10**9, "NVIDIA H200 datasheet 2024", "nvidia.com/gpu", 900),
+        Hardware("b200-sxm", 2250, 80, 180 * 10**9, "NVIDIA HGX B200 datasheet 2025", "nvidia.com/gpu", 1800),
     )
 }

@@ -69,11 +69,16 @@ def _quantity_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+_INT_OR_STRING: dict[str, Any] = {
+    "x-kubernetes-int-or-string": True,
+    "anyOf": [{"type": "integer"}, {"type": "string"}],
+}
+
 Quantity = Annotated[
     str,
     BeforeValidator(_quantity_text),
     Field(pattern=QUANTITY_PATTERN, max_length=32),
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": QUANTITY_PATTERN, "maxLength": 32}),
+    WithJsonSchema({**_INT_OR_STRING, "pattern": QUANTITY_PATTERN, "maxLength": 32}),
 ]
 """A Kubernetes quantity; a plain integer in a manifest is taken as its text."""
 
@@ -82,7 +87,7 @@ IntOrAuto = Annotated[
     Annotated[int, Field(ge=1, le=65536)] | Auto,
     WithJsonSchema(
         {
-            "x-kubernetes-int-or-string": True,
+            **_INT_OR_STRING,
             "pattern": "^auto$",
             "minimum": 1,
             "maximum": 65536,

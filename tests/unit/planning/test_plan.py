@@ -119,6 +119,7 @@ REFUSALS = [
     ({"tensor": 2, "pipeline": 2, "data": 2}, "WorldSizeMismatch", "parallelism", "4 = 2 nodes x 2 devices"),
     ({"data": 4, "global_batch_size": 6}, "BatchNotDivisible", "training.globalBatchSize", "next multiple is 8"),
     ({"micro_batch_size": 3}, "BatchNotDivisible", "training.globalBatchSize", "micro-batch 3"),
+    ({"accelerator": "v100-sxm-32g", "precision": "bf16"}, "PrecisionNotAvailable", "training.precision", "15.7"),
     ({"max_position_embeddings": 128}, "SequenceTooLong", "data.sequenceLength", "256 exceeds"),
 ]
 
