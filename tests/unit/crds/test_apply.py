@@ -17,29 +17,8 @@ ROOT = Path(__file__).resolve().parents[3]
 SCHEMA = crd(PRETRAIN_JOB)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 EXAMPLE = ROOT / "examples" / "pretrain.yaml"
 
-SMALLEST = """\
-apiVersion: trireme.dev/v1alpha1
-kind: PretrainJob
-metadata:
-  name: first
-spec:
-  model:
-    preset: llama3-8b
-  data:
-    sources:
-      - uri: s3://corpus/text
-    tokenizer:
-      uri: s3://corpus/tokenizer
-  training:
-    globalBatchSize: 256
-    tokens: 15000000000000
-  workers:
-    nodes: 8
-    accelerator:
-      kind: h100-sxm
-  checkpoint:
-    uri: s3://runs/first
-"""
+# The page shows the smallest useful manifest; it is the one tested here.
+SMALLEST = (ROOT / "docs" / "pretrainjob.md").read_text().partition("```yaml\n")[2].partition("```")[0]
 
 
 def manifest(text: str = SMALLEST) -> dict[str, Any]:
