@@ -38,6 +38,7 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
     )
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     sys.exit(asyncio.run(serve(AgentEnvironment.read())))
 
 

@@ -180,12 +180,10 @@ class Attempt:
             await self._start()
             await self._supervise()
         except InputsLost as error:
-            self._fail(Failure(kind=FailureKind.RESTORE, rank=self._first_rank, step=0, message=str(error)))
+            await self._end(Failure(kind=FailureKind.RESTORE, rank=self._first_rank, step=0, message=str(error)))
         finally:
             for helper in helpers:
                 helper.cancel()
-        if self.state is AgentState.FAILED:
-            await self.ranks.stop(term_seconds=0.0)
         await self._upload_logs()
         self.clock.stop(time.monotonic())
 
@@ -255,9 +253,9 @@ class Attempt:
             elif self.ranks.ended:
                 self._conclude(ends, now)
             elif self._drain_deadline is not None and now > self._drain_deadline:
-                self._fail(self._failure(FailureKind.HANG, "did not save and exit in the time given to drain"))
+                await self._end(self._failure(FailureKind.HANG, "did not save and exit in the time given to drain"))
             elif hang := self._watch.look(self.ranks.ranks, self.target.settings, now):
-                self._fail(hang)
+                await self._end(hang)
 
     async def _settle(self) -> None:
         """A rank ended badly: let the others' ends come in, end the rest, choose the cause."""
@@ -275,9 +273,15 @@ class Attempt:
     async def _fenced(self) -> None:
         silent = self.target.settings.fence_seconds
         log.error("neither operator nor gang heard for %s s: stopping the ranks", silent)
-        await self.ranks.stop(term_seconds=0.0)
+        failure = self._failure(FailureKind.FENCED, f"no contact with operator and gang for {silent} s")
         await self.committer.cancel()
-        self._fail(self._failure(FailureKind.FENCED, f"no contact with operator and gang for {silent} s"))
+        await self._end(failure)
+
+    async def _end(self, failure: Failure) -> None:
+        """End the ranks, then say why: a report of the failure means that none is alive."""
+        at = time.monotonic()
+        await self.ranks.stop(term_seconds=0.0)
+        self._fail(failure, at=at)
 
     def _conclude(self, ends: list[RankEnd], now: float) -> None:
         """All ranks ended as asked: what is left is to get their files into the store."""

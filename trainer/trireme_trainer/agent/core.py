@@ -98,7 +98,8 @@ class Agent:
     def report(self) -> Report:
         """What the operator is told."""
         now = time.monotonic()
-        target, attempt, preparation = self.target, self._attempt, self._preparation
+        target, attempt = self.target, self._attempt
+        preparation = self._preparation if self._is_current(self._preparation) else None
         report = Report(
             job_uid=self._env.config.job.uid,
             slot=self._env.slot,
@@ -115,13 +116,16 @@ class Agent:
         )
         if attempt is None:
             return report
+        if self._of_older_attempt():
+            # Nothing of an older attempt is told under the new one's number, except that it may still be alive:
+            # something in flight to the store can still commit.
+            return report.model_copy(update={"ranks_alive": max(1, attempt.ranks.alive)})
         failure = attempt.failure
         if failure is not None:
             failure = failure.model_copy(update={"seconds_ago": round(now - attempt.failed_at, 3)})
         self._reported_after_finish |= self._finished_at is not None
         return report.model_copy(
             update={
-                # Something in flight to the store can still commit, so it counts as alive.
                 "ranks_alive": max(attempt.ranks.alive, int(self._stopping)),
                 "ranks": [r.report(now) for r in attempt.ranks.ranks],
                 "progress": attempt.progress,
@@ -132,12 +136,18 @@ class Agent:
             }
         )
 
+    def _is_current(self, preparation: Preparation | None) -> bool:
+        return preparation is not None and self.target is not None and preparation.attempt == self.target.attempt
+
+    def _of_older_attempt(self) -> bool:
+        return self._attempt is not None and self.target is not None and self._attempt.number < self.target.attempt
+
     def _state(self) -> AgentState:
-        if self._stopping:
+        if self._stopping or self._of_older_attempt():
             return AgentState.STOPPING
         if self._attempt is not None:
             return self._attempt.state
-        if self._preparation is not None:
+        if self._preparation is not None and self._is_current(self._preparation):
             return AgentState.PREPARED if self._preparation.settled else AgentState.PREPARING
         if self.target is not None and self.target.phase in (Phase.DRAIN, Phase.RELEASE):
             return AgentState.DRAINED

@@ -67,10 +67,14 @@ class ResumeFinder:
 
     def find(self, expected: Expected) -> Proposal:
         """List and verify candidates, newest first. Raises ResumeProblem, StoreError."""
-        proposal = self._first_good(self._candidates(expected.attempt), expected)
-        lost = expected.verified is not None or any(r.reason != "ManifestMissing" for r in proposal.rejected)
-        if proposal.resume is None and lost:
-            found = "; ".join(f"{r.uri}: {r.file}: {r.reason}" for r in proposal.rejected) or "nothing is left of them"
+        candidates = self._candidates(expected.attempt)
+        proposal = self._first_good(candidates, expected)
+        known = expected.verified
+        if known is not None and not any(uri == known.uri for _, uri, _ in self._located(candidates)):
+            gone = RejectedCheckpoint(uri=known.uri, step=known.step, reason="ManifestMissing", file=MANIFEST_NAME)
+            proposal.rejected.insert(0, gone)
+        if proposal.resume is None and proposal.rejected:
+            found = "; ".join(f"{r.uri}: {r.file}: {r.reason}" for r in proposal.rejected)
             raise ResumeProblem("AllCheckpointsCorrupt", f"checkpoints were committed and none verifies: {found}")
         return proposal
 
@@ -99,6 +103,11 @@ class ResumeFinder:
     def _first_good(self, candidates: list[StoredStep], expected: Expected) -> Proposal:
         proposal = Proposal()
         for step, uri, prefix in self._located(candidates):
+            known = expected.verified is not None and uri == expected.verified.uri
+            if not step.committed and not known:
+                # Most often a save that its writer's end cut short, which never was a checkpoint.
+                log.info("%s has no manifest and is passed over", uri)
+                continue
             try:
                 manifest = self._verify(step, prefix, expected.dataset_digest)
             except Corrupt as error:

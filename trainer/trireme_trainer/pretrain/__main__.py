@@ -93,6 +93,7 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"
     )
+    logging.getLogger("megatron").setLevel(logging.WARNING)
     channel = RankChannel.from_environment()
     channel.enter(Section.START, 0)
     try:

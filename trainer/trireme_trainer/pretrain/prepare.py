@@ -108,6 +108,7 @@ def main() -> None:
         parser.add_argument(name, type=Path, required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="[prepare] %(levelname).1s %(name)s: %(message)s")
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     config = PretrainConfig.parse(JobConfig.model_validate_json(arguments.job_file.read_bytes()))
     target = Target.model_validate_json(arguments.target_file.read_bytes())
     result = prepare(config, target, arguments.scratch)
