@@ -113,7 +113,12 @@ class CustomStrategy(Strategy):
         return self._structure(obj) or self._rules.evaluate(obj, None)
 
     def validate_update(self, new: Obj, old: Obj) -> list[Cause]:
-        return self._structure(new) or self._rules.evaluate(new, old)
+        found = self._structure(new)
+        if found:
+            # Ratcheting: what was already wrong and did not change does not stop an update.
+            before = set(self._structure(old))
+            found = [cause for cause in found if cause not in before]
+        return found or self._rules.evaluate(new, old)
 
     def validate_status_update(self, new: Obj, old: Obj) -> list[Cause]:
         return self.validate_update(new, old)

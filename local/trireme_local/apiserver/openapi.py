@@ -6,7 +6,7 @@ import copy
 import hashlib
 from typing import Any
 
-from . import definitions, errors
+from . import definitions, errors, openapi_protobuf
 from .definitions import KUBERNETES_VERSION, META, Schema
 from .registry import REVIEWS, Registry
 from .resource import Resource
@@ -180,14 +180,15 @@ class OpenApi:
             self._cache.clear()
             self._generation = self._registry.generation
         if key not in self._cache:
-            self._cache[key] = encode(make())
+            made = make()
+            self._cache[key] = made if isinstance(made, bytes) else encode(made)
         return self._cache[key]
 
     def _info(self) -> Obj:
         return {"title": "Kubernetes", "version": KUBERNETES_VERSION}
 
-    def v2(self) -> bytes:
-        """The Swagger 2.0 document of everything."""
+    def v2(self, protobuf: bool = False) -> bytes:
+        """The Swagger 2.0 document of everything, in JSON or (in part) in protobuf."""
 
         def make() -> Obj:
             shown = dict(definitions.load(_V2))
@@ -198,6 +199,8 @@ class OpenApi:
             paths = _paths(list(self._registry.all()), v3=False)
             return {"swagger": "2.0", "info": self._info(), "paths": paths, "definitions": shown}
 
+        if protobuf:
+            return self._kept("v2 protobuf", lambda: openapi_protobuf.document(make()))
         return self._kept("v2", make)
 
     def v3_index(self) -> bytes:

@@ -14,7 +14,7 @@ import aiohttp
 import yaml
 from aiohttp import web
 
-from . import discovery, errors, protobuf, resource_api, yaml_body
+from . import discovery, errors, openapi_protobuf, protobuf, resource_api, yaml_body
 from .auth import ANONYMOUS, Authenticator, User
 from .bootstrap import ensure_system_objects, install_hooks
 from .definitions import KUBERNETES_VERSION
@@ -188,10 +188,13 @@ class ApiServer:
 
     def _openapi(self, path: str, request: web.Request) -> web.Response:
         accept = request.headers.get("Accept", "*/*")
-        if "json" not in accept and "*" not in accept and "+protobuf" in accept:
-            raise errors.not_acceptable(("application/json",))
+        form = "application/json"
+        if "json" not in accept and "*/*" not in accept:
+            if path != "/openapi/v2" or openapi_protobuf.MEDIA_TYPE not in accept:
+                raise errors.not_acceptable((form,))
+            form = openapi_protobuf.CONTENT_TYPE
         if path == "/openapi/v2":
-            body = self.openapi.v2()
+            body = self.openapi.v2(protobuf=form == openapi_protobuf.CONTENT_TYPE)
         elif path == "/openapi/v3":
             body = self.openapi.v3_index()
         elif path.startswith("/openapi/v3/api/"):
@@ -200,7 +203,7 @@ class ApiServer:
             body = self.openapi.v3(path.split("/")[4], path.split("/")[5])
         else:
             raise errors.path_not_found()
-        return web.Response(body=body, content_type="application/json")
+        return web.Response(body=body, headers={"Content-Type": form})
 
     async def body(self, request: web.Request) -> Any:
         """The decoded JSON or YAML body of a request. Raises ApiError 400 or 415."""

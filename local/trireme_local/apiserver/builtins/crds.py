@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import errors, names, tables
+from .. import cel, errors, names, tables
 from ..errors import Cause
 from ..resource import Column, WithStatus, now
 from ..store import Obj
@@ -125,6 +125,7 @@ def _validate_version(version: Obj, field: str) -> list[Cause]:
     if schema.get("type") != "object":
         found.append(errors.invalid_value(f"{at}.type", schema.get("type", ""), "must be object at the root"))
     found += _validate_schema(schema, at, root=True)
+    found += cel.validate_rules(schema, at)
     for index, column in enumerate(version.get("additionalPrinterColumns", ())):
         below = f"{field}.additionalPrinterColumns[{index}]"
         if column.get("type") not in ("integer", "number", "string", "boolean", "date"):
