@@ -1,0 +1,10 @@
+"""Bug: a restart is charged only when the attempt had made progress, so a job that never does restarts for ever."""
+
+import pytest
+
+from trireme_operator.decide import restarts
+from trireme_operator.decide.faults import Budget
+
+
+def seed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(restarts, "limit", lambda budgets, budget: 10**9 if budget == Budget.APPLICATION else 2)
