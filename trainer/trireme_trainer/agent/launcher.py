@@ -141,6 +141,8 @@ class Launcher:
                     future = self._starting.pop(number)
                     if not future.done():
                         future.set_result(child)
+                    else:  # nobody waits for it any more
+                        os.killpg(pid, signal.SIGKILL)
                 case {"ended": pid, "code": code}:
                     self._children.pop(pid).end(code)
         # The zygote is gone, and its children with it.

@@ -143,8 +143,18 @@ class RankSet:
             theirs.close()
             os.close(their_output)
         log.info("rank %d of attempt %d runs as process %d", rank, start.attempt, process.pid)
-        reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_LIMIT_BYTES)
-        rank_log = RankLog(start.directory / f"rank-{rank}.log", rank)
+        try:
+            return await self._watch(rank, process, ours, output, error_file)
+        except BaseException:
+            # Whoever gives up on a rank here leaves none behind.
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+    async def _watch(
+        self, rank: int, process: Child, channel: socket.socket, output: int, error_file: Path
+    ) -> RankProcess:
+        reader, writer = await asyncio.open_connection(sock=channel, limit=LINE_LIMIT_BYTES)
+        rank_log = RankLog(self._start.directory / f"rank-{rank}.log", rank)
         entry = RankProcess(rank, process, rank_log, error_file, writer)
         copying = asyncio.create_task(pump(await open_pipe(output), rank_log))
         events = asyncio.create_task(self._hear(entry, reader))

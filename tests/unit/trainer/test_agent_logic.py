@@ -1,0 +1,154 @@
+"""The agent's decisions that need no process: fencing, accounting, causes, deletions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trireme.checkpoints import JobKeys
+from trireme.protocol import FailureKind, ResumePoint, Section
+from trireme_trainer.agent.accounting import CategoryClock, category_of
+from trireme_trainer.agent.classify import RankEnd, first_cause
+from trireme_trainer.agent.fence import Fence
+from trireme_trainer.agent.messages import FailedEvent
+from trireme_trainer.checkpoint.inventory import Inventory, ResumeRecord, StoredStep
+from trireme_trainer.checkpoint.retention import select_deletions
+from trireme_trainer.pretrain.errors import NaNLoss, RestoreFailed, classify_exception
+
+KEYS = JobKeys("s3://bucket/p", "default", "job", "uid")
+
+
+def test_a_fence_falls_only_when_both_operator_and_gang_are_silent() -> None:
+    fence = Fence(slots=2, now=0.0)
+    fence.heard_gang(100.0)
+    assert not fence.expired(120.0, 30.0)
+    fence.heard_operator(140.0)
+    assert not fence.expired(160.0, 30.0)
+    assert fence.expired(170.0, 30.0)
+
+
+def test_a_job_of_one_slot_is_never_fenced_by_itself() -> None:
+    assert not Fence(slots=1, now=0.0).expired(1e9, 5.0)
+
+
+@given(st.lists(st.tuples(st.sampled_from(list(Section)), st.floats(0, 100)), max_size=30), st.integers(0, 20))
+def test_categories_share_out_every_second_exactly_once(sections: list[tuple[Section, float]], until: int) -> None:
+    clock, now = CategoryClock(0.0), 0.0
+    for step, (section, seconds) in enumerate(sections):
+        clock.enter(category_of(section, step, until), now)
+        now += seconds
+    clock.stop(now)
+    assert sum(clock.totals(now + 1000).values()) == pytest.approx(now)
+
+
+def test_steps_an_older_attempt_had_done_are_recompute() -> None:
+    assert category_of(Section.STEP, 9, 10) == "recompute"
+    assert category_of(Section.STEP, 10, 10) == "productive"
+    assert category_of(Section.SAVE, 3, 10) == "checkpointStall"
+
+
+def end(rank: int, code: int, at: float, kind: FailureKind | None = None) -> RankEnd:
+    record = None
+    if kind is not None:
+        record = FailedEvent(kind=kind, step=5, exception="E", message="m", traceback_tail="t")
+    return RankEnd(rank, 4, code, at, record)
+
+
+def test_the_culprit_is_named_and_not_the_victim_that_ended_first() -> None:
+    ends = [end(0, 1, 1.0, FailureKind.VICTIM), end(1, -9, 1.1), end(2, 0, 0.5)]
+    cause = first_cause(ends, oom_kills=0)
+    assert cause is not None
+    assert (cause[0].kind, cause[0].rank, cause[0].signal) == (FailureKind.KILLED, 1, 9)
+
+
+def test_a_kill_is_an_oom_kill_only_when_the_kernel_counted_one() -> None:
+    for code in (-9, 137):
+        cause = first_cause([end(0, code, 1.0)], oom_kills=1)
+        assert cause is not None
+        assert cause[0].kind is FailureKind.OOM_KILLED
+    cause = first_cause([end(0, -9, 1.0)], oom_kills=0)
+    assert cause is not None
+    assert cause[0].kind is FailureKind.KILLED
+
+
+def test_an_exit_without_a_record_is_an_exit_and_clean_ends_are_no_failure() -> None:
+    cause = first_cause([end(0, 3, 1.0)], oom_kills=0)
+    assert cause is not None
+    assert (cause[0].kind, cause[0].exit_code) == (FailureKind.EXIT, 3)
+    assert first_cause([end(0, 0, 1.0), end(1, 75, 1.0)], oom_kills=0) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.1]:99"), "Victim", 1),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "Exception", 1),
+        (ValueError("connection closed by peer"), "Exception", 1),
+        (NaNLoss("loss nan"), "NaNLoss", 77),
+        (RestoreFailed("shard"), "RestoreFailed", 78),
+        (MemoryError(), "Exception", 1),
+    ],
+)
+def test_exceptions_are_told_apart(error: Exception, kind: str, code: int) -> None:
+    assert classify_exception(error) == (FailureKind(kind), code)
+
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def step(attempt: int, number: int, *, committed: bool = True, age_seconds: float = 10.0) -> StoredStep:
+    sizes = {"shard": 1, **({"manifest.json": 1} if committed else {})}
+    return StoredStep("uid", attempt, number, sizes, NOW - timedelta(seconds=age_seconds))
+
+
+def inventory(*steps: StoredStep, resumes: dict[int, tuple[int, int] | None]) -> Inventory:
+    def point(where: tuple[int, int] | None) -> ResumePoint | None:
+        if where is None:
+            return None
+        uri = KEYS.to_uri(KEYS.step(*where))
+        return ResumePoint(uri=uri, manifest_digest="sha256:0", attempt=where[0], step=where[1])
+
+    records = {a: ResumeRecord(attempt=a, resume_from=point(w)) for a, w in resumes.items()}
+    return Inventory(KEYS, {(s.attempt, s.step): s for s in steps}, records)
+
+
+def names(steps: list[StoredStep]) -> list[tuple[int, int]]:
+    return [(s.attempt, s.step) for s in steps]
+
+
+def test_a_commit_that_arrived_after_its_writer_was_replaced_is_never_a_candidate() -> None:
+    late = step(1, 30)
+    found = inventory(step(1, 10), step(1, 20), late, step(2, 25), resumes={1: None, 2: (1, 20)})
+    assert names(list(found.lineage())) == [(2, 25), (1, 20), (1, 10)]
+    assert names(list(found.lineage(before_attempt=2))) == [(1, 30), (1, 20), (1, 10)]
+
+
+def test_attempts_that_never_trained_do_not_break_the_lineage() -> None:
+    found = inventory(step(1, 10), step(4, 20), resumes={1: None, 4: (1, 10)})
+    assert names(list(found.lineage(before_attempt=9))) == [(4, 20), (1, 10)]
+
+
+def test_retention_keeps_the_newest_and_the_verified_and_deletes_old_orphans_only() -> None:
+    found = inventory(
+        step(1, 10), step(1, 20), step(1, 30, age_seconds=9000), step(2, 25), step(2, 35), step(2, 45),
+        step(1, 15, committed=False, age_seconds=9000), step(1, 16, committed=False),
+        step(2, 55, committed=False, age_seconds=9000),
+        resumes={1: None, 2: (1, 20)},
+    )  # fmt: skip
+    gone = select_deletions(found, attempt=2, keep=2, protected=[(1, 20)], now=NOW)
+    assert sorted(names(gone)) == [(1, 10), (1, 15), (1, 30), (2, 25)]
+
+
+@given(
+    keep=st.integers(1, 5),
+    steps=st.lists(st.integers(1, 50), unique=True, max_size=12),
+    ages=st.floats(0, 1e6),
+)
+def test_retention_never_deletes_the_newest_committed(keep: int, steps: list[int], ages: float) -> None:
+    found = inventory(*(step(1, n, age_seconds=ages) for n in steps), resumes={1: None})
+    gone = names(select_deletions(found, attempt=1, keep=keep, protected=[], now=NOW))
+    kept = sorted(set(steps) - {n for _, n in gone})
+    assert kept == sorted(steps)[-keep:]
