@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from . import errors
@@ -14,6 +15,8 @@ from .store import Obj, Store
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 _PERMANENT = ("default", "kube-system", "kube-public")
 _UNREACHABLE_SECONDS = 300
+_TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
+_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 
 
 def check_namespace(store: Store, resource: Resource, namespace: str, name: str) -> None:
@@ -66,6 +69,31 @@ def _service_account(store: Store, resource: Resource, obj: Obj) -> None:
         raise errors.forbidden("", resource.plural, meta.get("name", ""), why)
     if entry.obj.get("imagePullSecrets") and not spec.get("imagePullSecrets"):
         spec["imagePullSecrets"] = list(entry.obj["imagePullSecrets"])
+    if spec.get("automountServiceAccountToken", entry.obj.get("automountServiceAccountToken", True)):
+        _mount_token(spec)
+
+
+def _mount_token(spec: Obj) -> None:
+    """Give every container that mounts nothing at the usual path a token of its service account there."""
+    containers = [item for kind in ("initContainers", "containers") for item in spec.get(kind, ())]
+    wanting = [
+        item
+        for item in containers
+        if not any(mount.get("mountPath") == _TOKEN_PATH for mount in item.get("volumeMounts", ()))
+    ]
+    if not wanting:
+        return
+    name = "kube-api-access-" + "".join(secrets.choice(_ALPHABET) for _ in range(5))
+    namespace = {"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}
+    sources = [
+        {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [namespace]}},
+    ]
+    spec.setdefault("volumes", []).append({"name": name, "projected": {"defaultMode": 0o644, "sources": sources}})
+    for item in wanting:
+        mount = {"name": name, "readOnly": True, "mountPath": _TOKEN_PATH}
+        item.setdefault("volumeMounts", []).append(mount)
 
 
 def _priority(store: Store, resource: Resource, obj: Obj) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,17 +19,19 @@ from .errors import Cause
 from .store import Obj
 
 _RESERVED = frozenset(
-    "true false null in as break const continue else for function if import let loop package namespace return "
-    "var void while".split()
+    {"true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import"}
+    | {"let", "loop", "package", "namespace", "return", "var", "void", "while"}
 )
 _REASONS = ("FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired", "FieldValueDuplicate")
 _LITERAL = re.compile(r"""r?("(\\.|[^"\\])*"|'(\\.|[^'\\])*')""")
 _CHAIN = re.compile(r"(?<![\w.])(self|oldSelf)((?:\.\w+)+)(\s*\()?")
 # What the library itself defines besides operators, and what `add_stdlib_to_context` and `_extend` add.
 _NATIVE = frozenset(
-    "size contains startsWith endsWith matches has int uint double string bytes timestamp duration type dyn getFullYear "
-    "getMonth getDate getDayOfMonth getDayOfWeek getDayOfYear getHours getMinutes getSeconds getMilliseconds bool "
-    "hasValue value orValue or optional.of optional.none optional.ofNonZeroValue all exists exists_one map filter".split()
+    {"size", "contains", "startsWith", "endsWith", "matches", "has", "all", "exists", "exists_one", "map", "filter"}
+    | {"int", "uint", "double", "string", "bytes", "bool", "timestamp", "duration", "type", "dyn"}
+    | {"getFullYear", "getMonth", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getHours"}
+    | {"getMinutes", "getSeconds", "getMilliseconds", "or", "hasValue", "value", "orValue"}
+    | {"optional.of", "optional.none", "optional.ofNonZeroValue"}
 )
 _ABSENT: Any = object()
 
@@ -44,7 +47,7 @@ def _find_all(text: str, pattern: str, limit: int = -1) -> list[str]:
 
 
 def _is_sorted(values: list[Any]) -> bool:
-    return all(first <= second for first, second in zip(values, values[1:], strict=False))
+    return all(first <= second for first, second in itertools.pairwise(values))
 
 
 def _context() -> cel.Context:

@@ -24,11 +24,14 @@ def _type_name(value: Any) -> str:
         return "bool"
     if isinstance(value, (int, float)):
         return "number"
-    return {str: "string", list: "array", dict: "object"}.get(type(value), "null")
+    if isinstance(value, str):
+        return "string"
+    return "array" if isinstance(value, list) else "object" if isinstance(value, dict) else "null"
 
 
 def _mismatch(value: Any, schema: Schema, path: str) -> DecodeError:
-    expected = _GO_TYPES.get(schema.get("type", "object"), schema.get("type", "object"))
+    kind: str = schema.get("type", "object")
+    expected = _GO_TYPES.get(kind, kind)
     return DecodeError(f"json: cannot unmarshal {_type_name(value)} into Go struct field {path} of type {expected}")
 
 

@@ -136,7 +136,7 @@ def node(schema: Schema) -> Node:
         return UNTYPED
     if kind == "array":
         listed = outer.get("x-kubernetes-list-type", schema.get("x-kubernetes-list-type"))
-        keys = tuple(outer.get("x-kubernetes-list-map-keys", schema.get("x-kubernetes-list-map-keys", ())))
+        keys = tuple(outer.get("x-kubernetes-list-map-keys") or schema.get("x-kubernetes-list-map-keys") or ())
         if listed == "map" and keys:
             return Node("list", schema, keys)
         return Node("set", schema) if listed == "set" else Node("atomic", schema)

@@ -143,7 +143,7 @@ def _owner_references(references: list[Obj]) -> list[Cause]:
 
 
 def metadata(meta: Obj, namespaced: bool, rule: NameRule, core: bool) -> list[Cause]:
-    """Field errors of an object's metadata, its name by the rule of its kind; `core` kinds need qualified finalizers."""
+    """Field errors of an object's metadata; the name by the rule of its kind, finalizers stricter for `core` kinds."""
     found: list[Cause] = []
     name = meta.get("name", "")
     if not name:

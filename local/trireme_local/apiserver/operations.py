@@ -45,6 +45,7 @@ class DeleteOptions:
 
 
 Hook = Callable[[Resource, Obj | None, Obj | None], None]
+Guard = Callable[[User, Resource, Obj, Obj | None, str], None]
 
 
 class Operations:
@@ -53,6 +54,7 @@ class Operations:
     def __init__(self, store: Store, registry: Registry) -> None:
         self.store, self.registry = store, registry
         self.hooks: list[Hook] = []
+        self.guards: list[Guard] = []
 
     def current(self, resource: Resource, namespace: str, name: str) -> Obj:
         """The stored object. Raises ApiError 404."""
@@ -69,7 +71,8 @@ class Operations:
         if resource.custom and not kind:
             raise errors.bad_request("Object 'Kind' is missing in the request body")
         if version and version != resource.api_version:
-            text = f"the API version in the data ({version}) does not match the expected API version ({resource.api_version})"
+            expected = f"the expected API version ({resource.api_version})"
+            text = f"the API version in the data ({version}) does not match {expected}"
             raise errors.bad_request(text)
         if kind and kind != resource.kind:
             text = f'{kind} in version "{resource.version}" cannot be handled as a {resource.kind}'
@@ -82,7 +85,8 @@ class Operations:
             raise errors.bad_request(text) from None
         if unknown and options.validation == "Strict":
             listed = ", ".join(f'unknown field "{path}"' for path in unknown)
-            text = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: strict decoding error: {listed}'
+            what = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}'
+            text = f"{what}: strict decoding error: {listed}"
             raise errors.bad_request(text)
         if options.validation == "Warn":
             options.warnings += [f'unknown field "{path}"' for path in unknown]
@@ -125,6 +129,8 @@ class Operations:
         admission.mutate_create(self.store, resource, obj, options.user)
         resource.strategy.prepare_create(obj)
         self._validate(resource, obj, None)
+        for guard in self.guards:
+            guard(options.user, resource, obj, None, "")
         name = meta["name"]
         if self.store.get(resource.storage, namespace, name):
             raise errors.already_exists(resource.group, resource.plural, name)
@@ -216,6 +222,8 @@ class Operations:
             resource.strategy.prepare_update(new, old)
             admission.mutate_update(self.store, resource, new, old)
         self._validate(resource, new, old, subresource)
+        for guard in self.guards:
+            guard(options.user, resource, new, old, subresource)
         if resource.strategy.has_generation and resource.strategy.generation_changed(new, old):
             new["metadata"]["generation"] = old_meta.get("generation", 0) + 1
         if managed.same(new, old):

@@ -27,7 +27,8 @@ _TABLES = {
     "8 creationTimestamp T,9 deletionTimestamp T,10 deletionGracePeriodSeconds i?,11 labels m,12 annotations m,"
     "13 ownerReferences OwnerReference*,14 finalizers s*,17 managedFields ManagedFieldsEntry*",
     "OwnerReference": "1 kind s,3 name s,4 uid s,5 apiVersion s,6 controller b?,7 blockOwnerDeletion b?",
-    "ManagedFieldsEntry": "1 manager s,2 operation s,3 apiVersion s,4 time T,6 fieldsType s,7 fieldsV1 J,8 subresource s",
+    "ManagedFieldsEntry": "1 manager s,2 operation s,3 apiVersion s,4 time T,6 fieldsType s,7 fieldsV1 J,"
+    "8 subresource s",
     "ObjectReference": "1 kind s,2 namespace s,3 name s,4 uid s,5 apiVersion s,6 resourceVersion s,7 fieldPath s",
     "LocalObjectReference": "1 name s",
     "LabelSelector": "1 matchLabels m,2 matchExpressions LabelSelectorRequirement*",
@@ -52,9 +53,10 @@ _TABLES = {
     "ResourceQuotaStatus": "1 hard mQ,2 used mQ",
     "PriorityClass": "1 metadata ObjectMeta,2 value i?,3 globalDefault b,4 description s,5 preemptionPolicy s",
     "PodDisruptionBudget": "1 metadata ObjectMeta,2 spec PodDisruptionBudgetSpec,3 status PodDisruptionBudgetStatus",
-    "PodDisruptionBudgetSpec": "1 minAvailable I,2 selector LabelSelector,3 maxUnavailable I,4 unhealthyPodEvictionPolicy s",
-    "PodDisruptionBudgetStatus": "1 observedGeneration i,3 disruptionsAllowed i?,4 currentHealthy i?,5 desiredHealthy i?,"
-    "6 expectedPods i?",
+    "PodDisruptionBudgetSpec": "1 minAvailable I,2 selector LabelSelector,3 maxUnavailable I,"
+    "4 unhealthyPodEvictionPolicy s",
+    "PodDisruptionBudgetStatus": "1 observedGeneration i,3 disruptionsAllowed i?,4 currentHealthy i?,"
+    "5 desiredHealthy i?,6 expectedPods i?",
     "Role": "1 metadata ObjectMeta,2 rules PolicyRule*",
     "ClusterRole": "1 metadata ObjectMeta,2 rules PolicyRule*,3 aggregationRule AggregationRule",
     "AggregationRule": "1 clusterRoleSelectors LabelSelector*",
@@ -82,8 +84,8 @@ _TABLES = {
     "RulesSpec": "1 namespace s",
     "RulesStatus": "3 incomplete b",
     "Eviction": "1 metadata ObjectMeta,2 deleteOptions DeleteOptions",
-    "DeleteOptions": "1 gracePeriodSeconds i?,2 preconditions Preconditions,3 orphanDependents b?,4 propagationPolicy s,"
-    "5 dryRun s*",
+    "DeleteOptions": "1 gracePeriodSeconds i?,2 preconditions Preconditions,3 orphanDependents b?,"
+    "4 propagationPolicy s,5 dryRun s*",
     "Preconditions": "1 uid s,2 resourceVersion s",
     "Binding": "1 metadata ObjectMeta,2 target ObjectReference",
     "Lease": "1 metadata ObjectMeta,2 spec LeaseSpec",

@@ -41,11 +41,9 @@ def parse_path(method: str, path: str, query: dict[str, str]) -> RequestInfo | N
             return None
     if rest[0] == "namespaces" and len(rest) >= 2:
         namespace = rest[1]
-        if len(rest) >= 3 and rest[2] not in ("status", "finalize"):
-            rest = rest[2:]
-        else:
-            # A namespace is itself a resource; its own name is also the namespace of the request.
-            rest = ["namespaces", *rest[1:]]
+        # A namespace is itself a resource; its own name is also the namespace of the request.
+        inside = len(rest) >= 3 and rest[2] not in ("status", "finalize")
+        rest = rest[2:] if inside else ["namespaces", *rest[1:]]
     plural, name = rest[0], rest[1] if len(rest) > 1 else ""
     subresource = rest[2] if len(rest) > 2 else ""
     watching = watch_prefix or query.get("watch", "") in ("true", "1")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from aiohttp import web
 
-from . import apply, errors, patches, reviews, selectors, subresources, tables
+from . import apply, errors, nodes, patches, reviews, selectors, subresources, tables
 from .auth import User
 from .operations import DeleteOptions, WriteOptions
 from .request import Accepted, RequestInfo, negotiate
@@ -129,7 +130,8 @@ def delete_options(query: Any, body: Any) -> DeleteOptions:
     orphan = body.get("orphanDependents", query.get("orphanDependents"))
     if propagation not in (None, "Background", "Foreground", "Orphan"):
         supported = '"Foreground", "Background", "Orphan"'
-        text = f'DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Unsupported value: "{propagation}": supported values: {supported}'
+        what = f'propagationPolicy: Unsupported value: "{propagation}": supported values: {supported}'
+        text = f'DeleteOptions.meta.k8s.io "" is invalid: {what}'
         raise errors.ApiError(422, "Invalid", text)
     if propagation is None and orphan is not None:
         propagation = "Orphan" if orphan in (True, "true") else "Background"
@@ -215,7 +217,7 @@ async def _watch(
         closer.append(close)
         server.closers.add(close)
 
-    events = watcher.events(on_close)
+    events: AsyncGenerator[bytes] = watcher.events(on_close)
     try:
         watcher.check()
         await response.prepare(request)
@@ -317,6 +319,9 @@ async def _delete(
     body = await server.body(request) if request.can_read_body else None
     options = delete_options(request.query, body)
     namespace = info.namespace if resource.namespaced else ""
+    if not resource.group:
+        current = server.operations.current(resource, namespace, info.name)
+        nodes.restrict(user, resource.plural, "", "delete", current)
     obj, gone = server.operations.delete(resource, namespace, info.name, options)
     if not gone or resource.strategy.returns_deleted:
         accepted = negotiate(request.headers.get("Accept", ""), _OBJECT_KINDS)

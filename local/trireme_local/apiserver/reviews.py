@@ -64,7 +64,8 @@ def _access(server: ApiServer, kind: str, info: RequestInfo, spec: Obj, user: Us
             cause = errors.invalid_value("spec.user", "", "at least one of user or group must be specified")
             raise errors.invalid(info.group, kind, "", [cause])
         subject = User(spec.get("user", ANONYMOUS.name), spec.get("uid", ""), tuple(spec.get("groups") or ()))
-    wanted, path = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
+    wanted: Any = spec.get("resourceAttributes")
+    path: Any = spec.get("nonResourceAttributes")
     if (wanted is None) == (path is None):
         text = "exactly one of nonResourceAttributes or resourceAttributes must be specified"
         raise errors.invalid(info.group, kind, "", [errors.invalid_value("spec.resourceAttributes", wanted, text)])

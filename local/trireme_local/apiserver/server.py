@@ -18,6 +18,7 @@ from . import discovery, errors, openapi_protobuf, protobuf, resource_api, yaml_
 from .auth import ANONYMOUS, Authenticator, User
 from .bootstrap import ensure_system_objects, install_hooks
 from .definitions import KUBERNETES_VERSION
+from .guards import Guard
 from .openapi import OpenApi
 from .operations import Operations
 from .pki import Pki
@@ -30,7 +31,6 @@ from .watch import Lister
 logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 3 * 1024 * 1024
 _BEARER = "Bearer "
-_HEALTH = ("/healthz", "/livez", "/readyz")
 _VERSION = {
     "major": "1",
     "minor": "32",
@@ -61,6 +61,7 @@ class ApiServer:
         self.closers: set[Callable[[], None]] = set()
         self.client: aiohttp.ClientSession | None = None
         install_hooks(self.operations)
+        self.operations.guards.append(Guard(self.authorizer).check)
         ensure_system_objects(self.operations)
 
     def application(self) -> web.Application:
@@ -147,8 +148,10 @@ class ApiServer:
         if not info.verb:
             raise errors.ApiError(405, "MethodNotAllowed", f"{request.method} is not supported")
         namespace = info.name if info.plural == "namespaces" and not info.group else info.namespace
+        # A list or watch of one name counts as a request for that name.
+        name = info.name or selected_name(query.get("fieldSelector", ""))
         self.authorize(
-            Attributes(user, info.verb, info.group, info.version, info.plural, info.subresource, namespace, info.name)
+            Attributes(user, info.verb, info.group, info.version, info.plural, info.subresource, namespace, name)
         )
         return await resource_api.handle(self, request, info, user)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ class Store:
         for listener in tuple(self._listeners.get(resource, ())):
             listener(change)
 
-    def changes_since(self, resource: str, version: int) -> list[Change]:
+    def changes_since(self, resource: str, version: int) -> Sequence[Change]:
         """Writes to a resource after `version`. Raises ExpiredVersionError when they are no longer known."""
         oldest = max(self._oldest, self._trimmed.get(resource, 0))
         if version < oldest:

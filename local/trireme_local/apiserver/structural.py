@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import copy
 import ipaddress
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jsonschema
@@ -23,58 +22,32 @@ _DATE_TIME = re.compile(r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\
 _formats = jsonschema.FormatChecker(formats=())
 
 
-def _checks(name: str, *raises: type[Exception]) -> Any:
-    return _formats.checks(name, raises=raises)
+def _matching(pattern: re.Pattern[str]) -> Callable[[Any], bool]:
+    return lambda value: not isinstance(value, str) or bool(pattern.match(value))
 
 
-@_checks("date-time")
-def _date_time(value: object) -> bool:
-    return not isinstance(value, str) or bool(_DATE_TIME.match(value))
+def _parsing(parse: Callable[[str], object]) -> Callable[[Any], bool]:
+    return lambda value: not isinstance(value, str) or parse(value) is not None
 
 
-@_checks("date")
-def _date(value: object) -> bool:
-    return not isinstance(value, str) or bool(re.match(r"^\d{4}-\d\d-\d\d$", value))
+def _integer_of(bits: int) -> Callable[[Any], bool]:
+    limit = 2 ** (bits - 1)
+    return lambda value: isinstance(value, bool) or not isinstance(value, int) or -limit <= value < limit
 
 
-@_checks("duration")
-def _duration(value: object) -> bool:
-    return not isinstance(value, str) or bool(_DURATION.match(value))
-
-
-@_checks("byte", binascii.Error, ValueError)
-def _byte(value: object) -> bool:
-    return not isinstance(value, str) or base64.b64decode(value, validate=True) is not None
-
-
-@_checks("ipv4", ValueError)
-def _ipv4(value: object) -> bool:
-    return not isinstance(value, str) or ipaddress.IPv4Address(value) is not None
-
-
-@_checks("ipv6", ValueError)
-def _ipv6(value: object) -> bool:
-    return not isinstance(value, str) or ipaddress.IPv6Address(value) is not None
-
-
-@_checks("cidr", ValueError)
-def _cidr(value: object) -> bool:
-    return not isinstance(value, str) or ipaddress.ip_network(value, strict=False) is not None
-
-
-@_checks("uuid", ValueError)
-def _uuid(value: object) -> bool:
-    return not isinstance(value, str) or uuid.UUID(value) is not None
-
-
-@_checks("int32")
-def _int32(value: object) -> bool:
-    return isinstance(value, bool) or not isinstance(value, int) or -(2**31) <= value < 2**31
-
-
-@_checks("int64")
-def _int64(value: object) -> bool:
-    return isinstance(value, bool) or not isinstance(value, int) or -(2**63) <= value < 2**63
+for _name, _check in {
+    "date-time": _matching(_DATE_TIME),
+    "date": _matching(re.compile(r"^\d{4}-\d\d-\d\d$")),
+    "duration": _matching(_DURATION),
+    "byte": _parsing(lambda text: base64.b64decode(text, validate=True)),
+    "ipv4": _parsing(ipaddress.IPv4Address),
+    "ipv6": _parsing(ipaddress.IPv6Address),
+    "cidr": _parsing(lambda text: ipaddress.ip_network(text, strict=False)),
+    "uuid": _parsing(uuid.UUID),
+    "int32": _integer_of(32),
+    "int64": _integer_of(64),
+}.items():
+    _formats.checks(_name, raises=ValueError)(_check)
 
 
 def for_jsonschema(schema: Schema) -> Schema:
@@ -118,7 +91,9 @@ def _type_of(value: Any) -> str:
         return "integer"
     if isinstance(value, float):
         return "number"
-    return {str: "string", list: "array", dict: "object"}.get(type(value), "null")
+    if isinstance(value, str):
+        return "string"
+    return "array" if isinstance(value, list) else "object" if isinstance(value, dict) else "null"
 
 
 def _cause(error: ValidationError, root: str) -> Iterator[Cause]:
@@ -165,7 +140,7 @@ def _phrase(keyword: str, limit: Any, error: ValidationError) -> str:
         "multipleOf": f"should be a multiple of {limit}",
         "format": f"must be of type {limit}: {errors.quote(error.instance)}",
     }
-    return phrases.get(keyword, error.message)
+    return phrases.get(keyword, str(error.message))
 
 
 def validate(compiled: Any, value: Any, root: str = "") -> list[Cause]:

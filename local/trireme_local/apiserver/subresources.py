@@ -245,7 +245,10 @@ def _bound_uid(server: ApiServer, info: RequestInfo, bound: Obj) -> str:
         raise errors.not_found("", storages[kind][1:], name)
     uid: str = entry.obj["metadata"]["uid"]
     if bound.get("uid") and bound["uid"] != uid:
-        why = f"the UID in the bound object reference ({bound['uid']}) does not match the UID in record. The object might have been deleted and then recreated"
+        why = (
+            f"the UID in the bound object reference ({bound['uid']}) does not match the UID in record. "
+            "The object might have been deleted and then recreated"
+        )
         raise errors.conflict("", storages[kind][1:], name, why)
     return uid
 

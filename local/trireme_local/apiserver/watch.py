@@ -9,7 +9,7 @@ import random
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from . import errors, tables
@@ -205,7 +205,7 @@ class Watcher:
         changes = self._store.changes_since(self._resource.storage, int(asked))
         return [line for line in map(self._change, changes) if line is not None]
 
-    async def events(self, on_close: Callable[[Callable[[], None]], None]) -> AsyncIterator[bytes]:
+    async def events(self, on_close: Callable[[Callable[[], None]], None]) -> AsyncGenerator[bytes]:
         """Encoded events until the timeout; `on_close` receives a function that ends the stream early."""
         limits = _DEFAULT_TIMEOUT_SECONDS
         seconds = self._options.timeout_seconds or random.randint(*limits)

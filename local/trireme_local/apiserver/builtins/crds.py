@@ -75,7 +75,7 @@ class CrdStrategy(WithStatus):
             value = kind_names.get(key, "x").lower()
             found += [errors.invalid_value(f"spec.names.{key}", value, text) for text in names.dns_1035(value)]
         if spec.get("preserveUnknownFields"):
-            text = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead"
+            text = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in the schema instead"
             found.append(errors.invalid_value("spec.preserveUnknownFields", True, text))
         if spec["conversion"].get("strategy") != "None":
             text = "only the None conversion strategy is supported by this API server"
@@ -164,7 +164,7 @@ def _validate_schema(schema: Obj, field: str, root: bool = False) -> list[Cause]
         for key in schema.get("x-kubernetes-list-map-keys", ()):
             known = items.get("properties", {}).get(key, {})
             if key not in items.get("required", ()) and "default" not in known:
-                text = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property"
+                text = "a key of x-kubernetes-list-map-keys must have a default or be a required property"
                 found.append(errors.required(f"{field}.items.properties[{key}].default", text))
     for name, sub in schema.get("properties", {}).items():
         if root and name in ("apiVersion", "kind", "metadata"):

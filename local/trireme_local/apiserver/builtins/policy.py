@@ -124,7 +124,7 @@ class RoleStrategy(Strategy):
         self._cluster = cluster
 
     def default(self, obj: Obj) -> None:
-        obj.setdefault("rules", [] if not obj.get("aggregationRule") else [])
+        obj.setdefault("rules", [])
 
     def validate(self, obj: Obj) -> list[Cause]:
         found = []
