@@ -38,7 +38,9 @@ def demo(
     trireme = [sys.executable, "-m", "trireme_cli"]
     subprocess.run([*trireme, "local", "down", "--dir", str(home)], check=False, capture_output=True)
     console.print(f"[bold]1.[/] Starting a Kubernetes with {nodes} nodes and an S3 server in {home}")
-    subprocess.run([*trireme, "local", "up", "--nodes", str(nodes), "--dir", str(home)], check=True)
+    started = subprocess.run([*trireme, "local", "up", "--nodes", str(nodes), "--dir", str(home)], check=False)
+    if started.returncode != 0:
+        raise typer.Exit(started.returncode)
     operator = None
     try:
         cluster = Cluster(home / "kubeconfig")
