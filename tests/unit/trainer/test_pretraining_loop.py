@@ -1,0 +1,275 @@
+"""The outer loop with an engine of a few lines: what is saved, agreed on, restored and never committed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trireme.checkpoints import Manifest, ShardFile
+from trireme.protocol import JobConfig, JobIdentity, Section, Settings, StoreConfig
+from trireme.protocol.base import WireModel
+from trireme_trainer.agent.messages import ExportedEvent, Inputs, NewSettings, ProgressEvent, SavedEvent
+from trireme_trainer.checkpoint.store import hash_file
+from trireme_trainer.data.prepare import Preparation
+from trireme_trainer.engines.interface import (
+    EngineConfig,
+    EvaluationResult,
+    ExportResult,
+    LoadedState,
+    SaveResult,
+    StepResult,
+    TokenBatch,
+)
+from trireme_trainer.metrics.throughput import Peak, Throughput, device_peak
+from trireme_trainer.pretrain.config import PretrainConfig
+from trireme_trainer.pretrain.errors import NaNLoss, RestoreFailed
+from trireme_trainer.pretrain.loop import Outcome, Place, Pretraining
+
+STEPS = 12
+
+
+class CountingEngine:
+    """Its one weight is a running hash of the tokens it saw, so that any change of order or state shows in the loss."""
+
+    def __init__(self, config: EngineConfig, nan_at: int | None = None) -> None:
+        self.config = config
+        self.weight = 1
+        self._step = 0
+        self._nan_at = nan_at
+
+    def setup(self) -> None: ...
+
+    @property
+    def step(self) -> int:
+        return self._step
+
+    data_parallel_rank = 0
+    data_parallel_size = 1
+    flops_per_token = 1e6
+    parameters = 1
+
+    def train_step(self, batch: TokenBatch) -> StepResult:
+        if self._step == self._nan_at:
+            return StepResult(self._step, math.nan, 1.0, 0.1, 1, True, True)
+        self.weight = (self.weight * 31 + int(batch.tokens.sum())) % 1_000_003
+        self._step += 1
+        return StepResult(self._step, float(self.weight), 1.0, 0.1 / self._step, batch.tokens.size, False, False)
+
+    def evaluate(self, batches: Iterable[TokenBatch]) -> EvaluationResult:
+        tokens = sum(b.tokens.size for b in batches)
+        return EvaluationResult(float(self.weight), tokens)
+
+    def save_local(self, directory: Path, extra_state: Mapping[str, Any]) -> SaveResult:
+        directory.mkdir(parents=True, exist_ok=True)
+        state = {"weight": self.weight, "step": self._step, "extra": dict(extra_state)}
+        (directory / "state.json").write_text(json.dumps(state))
+        return SaveResult(self._step, ("state.json",), 1, 0.0, 0.0)
+
+    def load_local(self, directory: Path) -> LoadedState:
+        state = json.loads((directory / "state.json").read_text())
+        self.weight, self._step = state["weight"], state["step"]
+        return LoadedState(self._step, state["extra"])
+
+    def export_hugging_face(self, directory: Path, tokenizer_directory: Path | None = None) -> ExportResult:
+        assert tokenizer_directory is not None
+        assert (tokenizer_directory / "tokenizer.json").exists()
+        return ExportResult((), 1)
+
+    def agree(self, flag: int) -> int:
+        return flag
+
+    def barrier(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Agent:
+    """The other end of the channel."""
+
+    drain_at: int | None = None
+    drain_requested: bool = False
+    checkpoint_busy: bool = False
+    stays_busy: bool = False
+    events: list[WireModel] = field(default_factory=list)
+    sections: list[tuple[Section, int]] = field(default_factory=list)
+    settings: NewSettings | None = None
+
+    def send(self, message: WireModel) -> None:
+        self.events.append(message)
+        if isinstance(message, ProgressEvent) and message.progress.step == self.drain_at:
+            self.drain_requested = True
+
+    def alive(self) -> None: ...
+
+    def enter(self, section: Section, step: int) -> None:
+        self.sections.append((section, step))
+
+    def expect_upload(self) -> None:
+        self.checkpoint_busy = self.stays_busy
+
+    def take_settings(self) -> NewSettings | None:
+        settings, self.settings = self.settings, None
+        return settings
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [e for e in self.events if isinstance(e, kind)]
+
+    @property
+    def losses(self) -> dict[int, float | None]:
+        return {e.progress.step: e.progress.loss for e in self.of(ProgressEvent)}
+
+
+@dataclass
+class World:
+    """One prepared job."""
+
+    config: PretrainConfig
+    dataset: Path
+    root: Path
+    runs: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
+
+    def run(
+        self, agent: Agent, *, resume: Path | None = None, nan_at: int | None = None,
+        seconds: Iterator[float] | None = None, **settings: Any,
+    ) -> Outcome:  # fmt: skip
+        place = Place(0, 0, 1, 1, self.root / f"run-{next(self.runs)}")
+        loop = Pretraining(
+            self.config,
+            CountingEngine(self.config.engine, nan_at),
+            agent,
+            place,
+            Inputs(dataset_directory=str(self.dataset), checkpoint_directory=str(resume) if resume else None),
+            Settings(**settings),
+            Peak(1.0, "measured-cpu"),
+            **({"clock": lambda: next(seconds)} if seconds else {}),
+        )
+        return loop.run()
+
+    def commit(self, saved: SavedEvent) -> Path:
+        """The node's verified copy of a checkpoint."""
+        directory = Path(saved.directory)
+        size, sha256 = hash_file(directory / "state.json")
+        file = ShardFile(path="state.json", bytes=size, sha256=sha256)
+        manifest = Manifest.model_validate({**(saved.manifest or {}), "jobUid": "u", "attempt": 1, "files": [file]})
+        directory.with_suffix(".manifest.json").write_bytes(manifest.encode())
+        return directory
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    text = tmp_path / "text"
+    text.mkdir()
+    for number in range(20):
+        (text / f"{number}.txt").write_text(f"{number} some words to learn by heart " * 40)
+    spec = {
+        "model": {"shape": {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+                            "num_attention_heads": 2}},
+        "data": {"sources": [{"uri": str(text)}], "sequenceLength": 16, "validation": {"fraction": 0.2}},
+        "training": {"globalBatchSize": 4, "steps": STEPS, "precision": "fp32", "microBatchSize": 4},
+        "workers": {"nodes": 1, "devicesPerNode": 1, "accelerator": {"kind": "cpu"}},
+        "checkpoint": {"uri": "s3://bucket/jobs"},
+    }  # fmt: skip
+    plan = {
+        "tensor": 1, "pipeline": 1, "data": 1, "microBatchSize": 4, "accumulationSteps": 1, "recompute": "none",
+        "distributedOptimizer": False, "zeroStage": 0, "parameters": 1, "parametersPerDevice": 1,
+        "paddedVocabSize": 300, "bubbleRatio": 0.0, "accelerator": "cpu", "rule": "",
+        "memory": {"weightsBytes": 0, "gradientsBytes": 0, "optimizerBytes": 0, "activationsBytes": 0,
+                   "logitsBytes": 0, "overheadBytes": 0, "totalBytes": 0},
+    }  # fmt: skip
+    job = JobConfig(
+        protocol="1.0", job=JobIdentity(kind="PretrainJob", namespace="n", name="j", uid="u"), program="pretrain",
+        spec=spec, plan=plan, slots=1, ranks_per_slot=1, store=StoreConfig(uri="s3://bucket/jobs"),
+    )  # fmt: skip
+    config = PretrainConfig.parse(job)
+    index = Preparation(config.data, job.store, tmp_path / "prepared").run()
+    place = tmp_path / index.to_ref("").digest.removeprefix("sha256:")
+    (tmp_path / "prepared").rename(place)
+    return World(config, place, tmp_path)
+
+
+def test_a_run_that_drained_and_resumed_equals_one_that_did_not(world: World) -> None:
+    whole = Agent()
+    assert world.run(whole) is Outcome.FINISHED
+    for cut in (1, 5, STEPS - 1):
+        first, second = Agent(drain_at=cut), Agent()
+        assert world.run(first) is Outcome.DRAINED
+        (saved,) = first.of(SavedEvent)
+        assert saved.step == cut
+        assert world.run(second, resume=world.commit(saved)) is Outcome.FINISHED
+        assert {**first.losses, **second.losses} == whole.losses
+        assert second.of(ProgressEvent)[-1].progress.first_loss == whole.losses[1]
+
+
+def test_a_finished_run_validates_saves_and_exports_once(world: World) -> None:
+    agent = Agent()
+    world.run(agent, checkpoint_interval_steps=5)
+    assert [e.step for e in agent.of(SavedEvent)] == [5, 10, STEPS]
+    (exported,) = agent.of(ExportedEvent)
+    assert exported.manifest["step"] == STEPS
+    assert agent.of(ProgressEvent)[-1].progress.validation_loss is not None
+    assert [s for s, _ in agent.sections][-4:] == [Section.EVALUATE, Section.SAVE, Section.EXPORT, Section.DONE]
+    again = Agent()
+    world.run(again, resume=world.commit(agent.of(SavedEvent)[-1]))
+    assert again.of(SavedEvent) == []
+    assert len(again.of(ExportedEvent)) == 1
+
+
+def test_a_save_waits_while_the_one_before_is_on_its_way(world: World) -> None:
+    agent = Agent(stays_busy=True)
+    world.run(agent, checkpoint_interval_steps=2)
+    assert [e.step for e in agent.of(SavedEvent)] == [2, STEPS]
+
+
+def test_saves_by_seconds_follow_the_clock(world: World) -> None:
+    ticks = iter(float(n) for n in range(100_000))
+    agent = Agent()
+    world.run(agent, seconds=ticks, checkpoint_interval_seconds=15)
+    steps = [e.step for e in agent.of(SavedEvent)]
+    assert 2 <= len(steps) < STEPS
+
+
+def test_a_loss_that_is_no_number_is_never_saved(world: World) -> None:
+    agent = Agent()
+    with pytest.raises(NaNLoss, match="step 5"):
+        world.run(agent, nan_at=4, checkpoint_interval_steps=5)
+    assert [e.step for e in agent.of(SavedEvent)] == []
+
+
+@pytest.mark.parametrize("damage", ["flip", "seed", "missing"])
+def test_a_node_that_finds_its_copy_wrong_does_not_train(world: World, damage: str) -> None:
+    first = Agent(drain_at=3)
+    world.run(first)
+    directory = world.commit(first.of(SavedEvent)[0])
+    state = directory / "state.json"
+    if damage == "flip":
+        state.write_text(state.read_text().replace('"weight": ', '"weight":  '))
+    elif damage == "missing":
+        state.unlink()
+    else:
+        content = json.loads(state.read_text())
+        content["extra"]["seed"] = 99
+        state.write_text(json.dumps(content))
+        world.commit(first.of(SavedEvent)[0])
+    agent = Agent()
+    with pytest.raises(RestoreFailed):
+        world.run(agent, resume=directory)
+    assert agent.of(ProgressEvent) == []
+
+
+def test_mfu_is_the_achieved_share_of_the_peak() -> None:
+    peak = device_peak("h100-sxm", "bf16")
+    assert peak is not None
+    # An 8e9-parameter model at 6 FLOP per parameter and token, 10,000 tokens per second and device.
+    rates = Throughput(6 * 8e9, 80_000, world_size=8, peak=peak).step(1.0)
+    assert rates.tokens_per_second == pytest.approx(80_000)
+    assert rates.tflops_per_device == pytest.approx(480)
+    assert rates.mfu == pytest.approx(480 / 989)
+    assert rates.mfu_basis == "h100-sxm"
+    assert device_peak("cpu", "fp32") is None
