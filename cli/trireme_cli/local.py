@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trireme_local.cluster import ClusterError, LocalCluster
+from trireme_local.cluster import LocalCluster
+from trireme_local.errors import ClusterError
 from trireme_local.network import NetworksExhausted
 from trireme_local.partition import PartitionUnavailable
 from trireme_local.s3 import StoreUnavailable

@@ -12,28 +12,30 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from fcntl import LOCK_EX, flock
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 import yaml
-from kubernetes import client as kube
-from kubernetes import config as kube_config
-from urllib3.exceptions import HTTPError
 
 from trireme_local import network as net
 from trireme_local import partition, processes, s3
-from trireme_local.node.__main__ import node_marker, scratch_directory
-from trireme_local.node.processes import marked_processes, send_all, session_processes
+from trireme_local.errors import ClusterError
 from trireme_local.processes import ProcessRecord
+from trireme_local.sessions import (
+    marked_processes,
+    node_marker,
+    scratch_directory,
+    send_all,
+    session_processes,
+)
 from trireme_local.state import ClusterState, NodeState
+
+if TYPE_CHECKING:
+    from trireme_local.api import ClusterApi
 
 KillMode = Literal["kill", "freeze", "partition"]
 START_TIMEOUT_SECONDS = 90.0
 SIGNAL_ROUNDS = 40
-
-
-class ClusterError(RuntimeError):
-    """The cluster cannot do what was asked; the message says why."""
 
 
 class LocalCluster:
@@ -41,6 +43,7 @@ class LocalCluster:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.resolve()
+        self._api_cache: ClusterApi | None = None
 
     @property
     def kubeconfig(self) -> Path:
@@ -82,6 +85,7 @@ class LocalCluster:
         """Start what is not running yet and wait until every node is Ready. Raises `ClusterError`."""
         if not 1 <= nodes <= 200:
             raise ClusterError(f"--nodes {nodes}: between 1 and 200")
+        self._api_cache = None
         with self._locked():
             state = ClusterState.load(self.directory)
             if state is None:
@@ -205,12 +209,12 @@ class LocalCluster:
             if self._admin_kubeconfig.exists():
                 self._write_kubeconfig(state)
                 try:
-                    unready = [node for node, ready in self.node_readiness().items() if ready != "True"]
-                    unready += [node for node in state.nodes if node not in self.node_readiness()]
-                    s3.check_bucket(state.store)
+                    ready = self.node_readiness()
+                    unready = [node for node in state.nodes if ready.get(node) != "True"]
+                    s3.check_answers(state.store)
                     if not unready:
                         return
-                    last = f"nodes not ready: {sorted(set(unready))}"
+                    last = f"nodes not ready: {unready}"
                 except (s3.StoreUnavailable, ClusterError) as error:
                     last = str(error)
             time.sleep(0.3)
@@ -235,39 +239,21 @@ class LocalCluster:
             self.kubeconfig.touch(mode=0o600)
             self.kubeconfig.write_text(text)
 
-    def api_client(self) -> kube.ApiClient:
-        """The official client, configured for this cluster."""
-        configuration = kube.Configuration()
-        kube_config.load_kube_config(config_file=str(self.kubeconfig), client_configuration=configuration)
-        configuration.retries = False
-        return kube.ApiClient(configuration)
-
     def write_secret(self, name: str, entries: dict[str, str], namespace: str = "default") -> None:
         """Create or replace a Secret. Raises `ClusterError`."""
-        core = kube.CoreV1Api(self.api_client())
-        secret = kube.V1Secret(metadata=kube.V1ObjectMeta(name=name), string_data=entries, type="Opaque")
-        try:
-            try:
-                core.create_namespaced_secret(namespace, secret)
-            except kube.ApiException as error:
-                if error.status != 409:
-                    raise
-                core.replace_namespaced_secret(name, namespace, secret)
-        except kube.ApiException as error:
-            raise ClusterError(f"Secret {namespace}/{name} not written: {error.reason}") from error
+        self._api().write_secret(namespace, name, entries)
 
     def node_readiness(self) -> dict[str, str]:
         """Node -> status of its Ready condition. Raises `ClusterError` when the API server does not answer."""
-        try:
-            nodes = kube.CoreV1Api(self.api_client()).list_node(_request_timeout=5).items
-        except (kube.ApiException, HTTPError, OSError) as error:
-            raise ClusterError(f"the API server does not answer: {error}") from error
-        return {
-            node.metadata.name: next(
-                (item.status for item in node.status.conditions or [] if item.type == "Ready"), "Unknown"
-            )
-            for node in nodes
-        }
+        return self._api().node_readiness()
+
+    def _api(self) -> ClusterApi:
+        # Imported late: the official client takes a second, and kill-node does without it.
+        from trireme_local.api import ClusterApi
+
+        if self._api_cache is None:
+            self._api_cache = ClusterApi(self.kubeconfig)
+        return self._api_cache
 
     # -- nodes ----------------------------------------------------------------------------------------------
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sys
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
 REGION = "us-east-1"
 BUCKET = "trireme"
@@ -71,17 +69,12 @@ def serve_command(directory: Path, address: str, port: int, access: StoreAccess)
     return command, {"RCLONE_AUTH_KEY": f'"{access.access_key},{access.secret_key}"'}
 
 
-def check_bucket(access: StoreAccess) -> None:
-    """List the bucket with the given keys. Raises StoreUnavailable."""
-    client = boto3.client(
-        "s3",
-        endpoint_url=access.endpoint,
-        aws_access_key_id=access.access_key,
-        aws_secret_access_key=access.secret_key,
-        region_name=REGION,
-        config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 1}, connect_timeout=1, read_timeout=2),
-    )
+def check_answers(access: StoreAccess) -> None:
+    """Ask without keys: a refusal is an answer. Raises StoreUnavailable."""
     try:
-        client.list_objects_v2(Bucket=access.bucket, MaxKeys=1)
-    except (BotoCoreError, ClientError) as error:
+        urllib.request.urlopen(access.endpoint, timeout=2).close()
+    except urllib.error.HTTPError as error:
+        if error.code >= 500:
+            raise StoreUnavailable(f"{access.endpoint}: HTTP {error.code}") from error
+    except OSError as error:
         raise StoreUnavailable(f"{access.endpoint}: {error}") from error

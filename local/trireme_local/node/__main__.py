@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import ipaddress
 import logging
 import os
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 from trireme_local.kube import JsonObject, KubeClient, wait_for_kubeconfig
 from trireme_local.node.agent import NodeAgent, NodeSettings
 from trireme_local.node.context import PodAddresses, Timings
 from trireme_local.node.registration import default_capacity
+from trireme_local.sessions import node_marker, scratch_directory
 
 log = logging.getLogger("trireme_local.node")
 
@@ -39,17 +38,6 @@ def parse_taint(text: str) -> JsonObject:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY[=VALUE]:Effect")
     key, _, value = pair.partition("=")
     return {"key": key, "effect": effect, **({"value": value} if value else {})}
-
-
-def node_marker(directory: Path, name: str) -> str:
-    """What the processes of this node carry in their environment; unique on this computer."""
-    return f"{hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]}/{name}"
-
-
-def scratch_directory(directory: Path, name: str) -> Path:
-    """Short path for temporary files of pods (Unix socket paths are limited to 107 bytes)."""
-    digest = node_marker(directory, name).partition("/")[0]
-    return Path(tempfile.gettempdir()) / f"trl-{digest}"
 
 
 def own_session(gid: int | None) -> None:

@@ -24,12 +24,11 @@ from trireme_local.node.pod import PodWorker
 from trireme_local.node.processes import (
     ProcessTable,
     become_subreaper,
-    marked_processes,
     reap_orphans,
-    send_all,
 )
 from trireme_local.node.registration import Registration
 from trireme_local.quantities import add, amounts, lacking, pod_amounts, used_amounts
+from trireme_local.sessions import marked_processes, send_all
 
 log = logging.getLogger(__name__)
 

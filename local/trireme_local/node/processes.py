@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 
 from trireme_local.node.logs import LogWriter
+from trireme_local.sessions import MARKER, marker_of, send_all
 
-MARKER = "TRIREME_LOCAL_CONTAINER"
 _PR_SET_CHILD_SUBREAPER = 36
 KILL_ROUNDS = 50
 KILL_PAUSE_SECONDS = 0.05
@@ -41,42 +41,6 @@ def reap_orphans(known: Iterable[int]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
             if child.status() == psutil.STATUS_ZOMBIE:
                 os.waitpid(child.pid, os.WNOHANG)
-
-
-def marker_of(pid: int) -> str | None:
-    """The container marker in a process's environment at its start."""
-    prefix = f"{MARKER}=".encode()
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return None
-    return next((entry[len(prefix) :].decode() for entry in environment.split(b"\0") if entry.startswith(prefix)), None)
-
-
-def marked_processes(prefix: str) -> list[psutil.Process]:
-    """All live processes whose container marker starts with `prefix`."""
-    found = []
-    for process in psutil.process_iter():
-        if (marker := marker_of(process.pid)) is not None and marker.startswith(prefix):
-            found.append(process)
-    return found
-
-
-def session_processes(session_id: int) -> list[psutil.Process]:
-    """All processes of a session, zombies left out."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(ProcessLookupError, PermissionError, psutil.NoSuchProcess):
-            if os.getsid(process.pid) == session_id and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
-
-
-def send_all(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
-    """Signal each process that still exists."""
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.integration.local.conftest import GRACE_SECONDS, Cluster, Kubectl, main_state, shell_pod
+from local_cluster_tools import GRACE_SECONDS, Cluster, Kubectl, main_state, shell_pod
 
 from trireme_local import partition
 

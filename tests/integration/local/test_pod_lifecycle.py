@@ -3,7 +3,7 @@
 import subprocess
 from typing import Any
 
-from tests.integration.local.conftest import Cluster, Kubectl, main_state, shell_pod
+from local_cluster_tools import Cluster, Kubectl, main_state, shell_pod
 
 Json = dict[str, Any]
 

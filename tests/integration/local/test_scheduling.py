@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.integration.local.conftest import Kubectl, shell_pod
+from local_cluster_tools import Kubectl, shell_pod
 
 Json = dict[str, Any]
 DEVICE = "example.com/device"

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from trireme_local import network
-from trireme_local.node.__main__ import node_marker, parse_pairs, parse_taint, scratch_directory
+from trireme_local.node.__main__ import parse_pairs, parse_taint
 from trireme_local.node.context import AddressesExhausted, PodAddresses
+from trireme_local.sessions import node_marker, scratch_directory
 
 
 @pytest.fixture(autouse=True)

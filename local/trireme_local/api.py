@@ -1,0 +1,48 @@
+"""The few questions that the cluster's commands ask its API server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kubernetes import client, config
+from urllib3.exceptions import HTTPError
+
+from trireme_local.errors import ClusterError
+
+TIMEOUT_SECONDS = 5
+
+
+class ClusterApi:
+    """The official client on one kubeconfig."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        configuration = client.Configuration()
+        config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
+        configuration.retries = False
+        self._core = client.CoreV1Api(client.ApiClient(configuration))
+
+    def node_readiness(self) -> dict[str, str]:
+        """Node -> status of its Ready condition. Raises `ClusterError` when the API server does not answer."""
+        try:
+            nodes = self._core.list_node(_request_timeout=TIMEOUT_SECONDS).items
+        except (client.ApiException, HTTPError, OSError) as error:
+            raise ClusterError(f"the API server does not answer: {error}") from error
+        return {
+            node.metadata.name: next(
+                (item.status for item in node.status.conditions or [] if item.type == "Ready"), "Unknown"
+            )
+            for node in nodes
+        }
+
+    def write_secret(self, namespace: str, name: str, entries: dict[str, str]) -> None:
+        """Create or replace a Secret. Raises `ClusterError`."""
+        secret = client.V1Secret(metadata=client.V1ObjectMeta(name=name), string_data=entries, type="Opaque")
+        try:
+            try:
+                self._core.create_namespaced_secret(namespace, secret, _request_timeout=TIMEOUT_SECONDS)
+            except client.ApiException as error:
+                if error.status != 409:
+                    raise
+                self._core.replace_namespaced_secret(name, namespace, secret, _request_timeout=TIMEOUT_SECONDS)
+        except (client.ApiException, HTTPError, OSError) as error:
+            raise ClusterError(f"Secret {namespace}/{name} not written: {error}") from error
