@@ -149,10 +149,11 @@ class Cluster:
     def type_of(self, manifest: dict[str, Any]) -> ResourceType:
         """The type of a manifest. Raises ClusterError when the server lacks it."""
         group, _, version = manifest.get("apiVersion", "").rpartition("/")
-        for candidate in self.types():
-            if (candidate.group, candidate.version, candidate.kind) == (group, version, manifest.get("kind")):
-                return candidate
-        self._types = []  # a CRD applied a moment ago appears in the next discovery
+        for _ in range(2):
+            for candidate in self.types():
+                if (candidate.group, candidate.version, candidate.kind) == (group, version, manifest.get("kind")):
+                    return candidate
+            self._types = []  # a CRD applied a moment ago appears in the next discovery
         raise ClusterError(
             404, f'no matches for kind "{manifest.get("kind")}" in version "{manifest.get("apiVersion")}"', "NotFound"
         )
