@@ -13,7 +13,7 @@ from trireme.protocol import FailureKind
 from trireme.resources.status import ConditionType, GangPhase, JobStatus
 
 NODES = ("n1", "n2", "n3")
-BUDGETS = {"application": 2, "outOfMemory": 2, "hang": 3, "infrastructure": 40}
+BUDGETS = {"application": 1, "outOfMemory": 1, "hang": 2, "infrastructure": 40}
 SPEC: dict[str, Any] = {
     "model": {"preset": "tinyllama-1.1b"},
     "data": {"sources": [{"uri": "s3://b/text"}], "sequenceLength": 128},
@@ -123,6 +123,17 @@ class GangMachine(RuleBasedStateMachine):
     @rule(seconds=st.integers(5, 25))
     def all_is_well_for_a_while(self, seconds: int) -> None:
         self.run_fairly(seconds)
+
+    @rule(which=operators, seconds=st.integers(1, 25), believes=st.booleans())
+    def operator_is_stopped(self, which: int, seconds: int, believes: bool) -> None:
+        """SIGSTOP: meanwhile the other one leads; then it goes on where it was, perhaps still believing to lead."""
+        other = self.operators[1 - which]
+        if not other.leading:
+            self.leadership(1 - which, True)
+        self.run_fairly(seconds, awake=[other])
+        stopped = self.operators[which]
+        stopped.leading = stopped.leading and believes
+        stopped.reconcile()
 
     @rule(seconds=st.integers(1, 12))
     def time_passes(self, seconds: int) -> None:
@@ -275,10 +286,10 @@ class GangMachine(RuleBasedStateMachine):
 
     # -- the end
 
-    def run_fairly(self, seconds: int) -> None:
-        """Both operators see everything; those that lead act."""
+    def run_fairly(self, seconds: int, awake: list[Operator] | None = None) -> None:
+        """All operators that are awake see everything; those that lead act."""
         for _ in range(seconds):
-            for operator in self.operators:
+            for operator in awake or self.operators:
                 operator.deliver()
                 if operator.leading:
                     operator.poll()

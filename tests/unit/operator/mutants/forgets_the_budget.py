@@ -1,4 +1,4 @@
-"""Bug: a restart is charged only when the attempt had made progress, so a job that never does restarts for ever."""
+"""Bug: the application budget is never spent, so a job whose ranks always raise restarts for ever."""
 
 import pytest
 
@@ -7,4 +7,4 @@ from trireme_operator.decide.faults import Budget
 
 
 def seed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(restarts, "limit", lambda budgets, budget: 10**9 if budget == Budget.APPLICATION else 2)
+    patch.setattr(restarts, "limit", lambda budgets, budget: 10**9 if budget == Budget.APPLICATION else 1)
