@@ -181,6 +181,9 @@ class Attempt:
             await self._supervise()
         except InputsLost as error:
             await self._end(Failure(kind=FailureKind.RESTORE, rank=self._first_rank, step=0, message=str(error)))
+        except Exception as error:  # a fault of ours must end the attempt, not leave it running unwatched
+            log.exception("attempt %d", self.number)
+            await self._end(self._failure(FailureKind.EXIT, f"the agent failed: {type(error).__name__}: {error}"))
         finally:
             for helper in helpers:
                 helper.cancel()

@@ -8,6 +8,8 @@ from trireme.protocol import Failure, FailureKind, Section, Settings
 from trireme_trainer.agent.ranks import RankProcess
 
 _STARTING = (Section.START, Section.RESTORE)
+# Validation, a save and the export take as long as the model is large: a heartbeat is all that can be asked of them.
+_LONG = (Section.EVALUATE, Section.SAVE, Section.EXPORT)
 OWN_STALL_SECONDS = 2.0
 
 
@@ -39,6 +41,8 @@ class HangWatch:
             limit = settings.step_timeout_seconds * 1.25
             if rank.section in _STARTING:
                 limit = settings.start_timeout_seconds
+            elif rank.section in _LONG:
+                limit = max(limit, settings.start_timeout_seconds)
             seconds = now - rank.entered_at
             if rank.end is None and seconds > limit:
                 return _hang(rank, f"{seconds:.0f} s in section {rank.section} after step {rank.step}")

@@ -116,15 +116,30 @@ class SampleOrder:
 
     def samples(self, step: int) -> list[SampleId]:
         """The global batch of the step that follows `step` completed steps."""
-        result = []
-        for number in range(step * self._batch, (step + 1) * self._batch):
-            sources, numbers = self._block(number // MIX_BLOCK)
-            source, position = int(sources[number % MIX_BLOCK]), int(numbers[number % MIX_BLOCK])
-            epoch, position = divmod(position, self._sequences[source])
-            key = self._epoch_key(source, epoch)
-            index = int(permute(np.array([position]), self._sequences[source], key)[0])
-            result.append(SampleId(source, epoch, index))
-        return result
+        numbers = np.arange(step * self._batch, (step + 1) * self._batch)
+        sources, positions = self._draw(numbers)
+        epochs, indices = np.zeros_like(positions), np.zeros_like(positions)
+        for source in np.unique(sources):
+            size = self._sequences[int(source)]
+            mine = sources == source
+            epochs[mine], within = np.divmod(positions[mine], size)
+            for epoch in np.unique(epochs[mine]):
+                now = within[epochs[mine] == epoch]
+                indices[mine & (epochs == epoch)] = permute(now, size, self._epoch_key(int(source), int(epoch)))
+        return [SampleId(*map(int, row)) for row in zip(sources, epochs, indices, strict=True)]
+
+    def _draw(self, numbers: Int64) -> tuple[Int64, Int64]:
+        """(source, number within that source) of each global sample number."""
+        blocks = numbers // MIX_BLOCK
+        sources, positions = np.zeros_like(numbers), np.zeros_like(numbers)
+        for block in np.unique(blocks):
+            mine = blocks == block
+            of_sources, of_positions = self._block(int(block))
+            sources[mine], positions[mine] = (
+                of_sources[numbers[mine] % MIX_BLOCK],
+                of_positions[numbers[mine] % MIX_BLOCK],
+            )
+        return sources, positions
 
     def samples_of(self, step: int, data_parallel_rank: int, data_parallel_size: int) -> list[SampleId]:
         """The slice of the global batch that one data-parallel rank trains."""

@@ -11,6 +11,7 @@ import re
 import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Literal, cast
 
@@ -61,6 +62,7 @@ class Document:
         self.digest = int.from_bytes(head[:8], "big")
 
 
+@lru_cache(maxsize=1024)
 def glob_to_regex(pattern: str) -> re.Pattern[str]:
     """A path pattern as a regular expression: ** over folders, * and ? within one."""
     result, position = "", 0
@@ -74,6 +76,19 @@ def glob_to_regex(pattern: str) -> re.Pattern[str]:
             result += {"*": "[^/]*", "?": "[^/]"}.get(character, re.escape(character))
             position += 1
     return re.compile(result + r"\Z")
+
+
+def may_lie_under(pattern: str, folder: str) -> bool:
+    """Whether a path that matches the pattern can lie below a folder."""
+    components = pattern.split("/")
+    for position, name in enumerate(folder.split("/")):
+        if position >= len(components) - 1 and "**" not in components[-1]:
+            return False
+        if "**" in components[position]:
+            return True
+        if not glob_to_regex(components[position]).match(name):
+            return False
+    return True
 
 
 class Source:
@@ -115,13 +130,18 @@ class Source:
             raise DataUnreadable(f"{error.filename}: permission denied") from error
 
     def _walk(self, root: Path) -> Iterator[str]:
-        """Names of the wanted files under a folder; excluded folders are not entered."""
+        """Names of the wanted files under a folder; folders that can hold none are not entered."""
         for folder, folders, names in os.walk(root):
             inside = os.path.relpath(folder, root)
             prefix = "" if inside == "." else inside.replace(os.sep, "/") + "/"
-            # "x/**" matches "x/": nothing below such a folder can be wanted.
-            folders[:] = [f for f in folders if not any(p.match(f"{prefix}{f}/") for p in self._exclude)]
+            folders[:] = [f for f in folders if self._worth_entering(f"{prefix}{f}")]
             yield from (prefix + name for name in names if self._wanted(prefix + name))
+
+    def _worth_entering(self, folder: str) -> bool:
+        # "x/**" matches "x/": nothing below such a folder can be wanted.
+        if any(p.match(f"{folder}/") for p in self._exclude):
+            return False
+        return not self.config.include or any(may_lie_under(p, folder) for p in self.config.include)
 
     def _stored_files(self) -> list[SourceFile]:
         bucket, prefix = parse_s3_uri(self.config.uri)
