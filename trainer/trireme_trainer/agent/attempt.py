@@ -18,6 +18,7 @@ from trireme.protocol.messages import DRAINED_EXIT_CODE
 from trireme_trainer.agent.accounting import CategoryClock, category_of
 from trireme_trainer.agent.classify import RankEnd, first_cause
 from trireme_trainer.agent.committer import CommitPlace, Committer
+from trireme_trainer.agent.errors import PeerError
 from trireme_trainer.agent.inputs import InputsFetcher, InputsLost, free_port
 from trireme_trainer.agent.memory import count_oom_kills
 from trireme_trainer.agent.messages import (
@@ -32,7 +33,7 @@ from trireme_trainer.agent.messages import (
     SavedEvent,
     SectionEvent,
 )
-from trireme_trainer.agent.peers import LeaderClient, PeerError
+from trireme_trainer.agent.peers import LeaderClient
 from trireme_trainer.agent.ranks import RankProcess, RankSet, RankStart
 from trireme_trainer.agent.watch import HangWatch
 from trireme_trainer.checkpoint.fetch import NodeCache

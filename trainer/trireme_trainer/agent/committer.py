@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from trireme.checkpoints import JobKeys, Manifest, ShardFile
 from trireme.protocol import CheckpointFact, CheckpointReport
+from trireme_trainer.agent.errors import AttemptOver, PeerError
 from trireme_trainer.agent.messages import SavedEvent, SlotShards
 from trireme_trainer.checkpoint.retention import retain
 from trireme_trainer.checkpoint.store import ObjectStore, StoreError, hash_file
@@ -28,10 +29,6 @@ from trireme_trainer.checkpoint.store import ObjectStore, StoreError, hash_file
 log = logging.getLogger(__name__)
 FACTS_KEPT = 5
 RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)
-
-
-class AttemptOver(Exception):
-    """Slot 0 is at another attempt: nothing of this one will be committed."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +206,8 @@ class Committer:
 
     async def _note_failure(self, save: Save, error: StoreError | OSError) -> None:
         reason = error.reason if isinstance(error, StoreError) else "LocalDiskFailed"
+        if isinstance(error, PeerError):
+            reason = "LeaderUnreachable"
         self._fail(reason, f"checkpoint of step {save.step}: {error}")
         if self._place.slot != 0:
             message = self._message(save.step, problem_reason=reason, problem_message=str(error)[:1024])

@@ -5,14 +5,10 @@ from __future__ import annotations
 import aiohttp
 
 from trireme.protocol import Host
-from trireme_trainer.agent.committer import AttemptOver
+from trireme_trainer.agent.errors import AttemptOver, PeerError
 from trireme_trainer.agent.messages import PeerState, SlotShards
 
 PEER_TIMEOUT = aiohttp.ClientTimeout(total=5.0, connect=3.0)
-
-
-class PeerError(OSError):
-    """The peer did not answer, or answered with an error."""
 
 
 class LeaderClient:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from trireme.protocol import PROTOCOL_VERSION, Target, compatible
 from trireme.protocol.base import WireModel
-from trireme_trainer.agent.committer import AttemptOver
+from trireme_trainer.agent.errors import AttemptOver
 from trireme_trainer.agent.core import Agent, StaleTarget
 from trireme_trainer.agent.messages import SlotShards
 
