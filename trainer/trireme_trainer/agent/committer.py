@@ -126,6 +126,7 @@ class Committer:
                     await self._commit(save)
                 else:
                     await self._send_to_leader(self._message(save.step, files=save.own_files))
+                    self._failing, self._store_down = None, False
                     self._finish(save)
                 return
             except AttemptOver as error:

@@ -10,8 +10,8 @@ import time
 from trireme.protocol import AgentState, Phase, Report, Target, supersedes
 from trireme.protocol.messages import DRAINED_EXIT_CODE
 from trireme_trainer.agent.attempt import Attempt
-from trireme_trainer.agent.errors import AttemptOver
 from trireme_trainer.agent.environment import AgentEnvironment
+from trireme_trainer.agent.errors import AttemptOver
 from trireme_trainer.agent.fence import Fence
 from trireme_trainer.agent.launcher import Launcher
 from trireme_trainer.agent.messages import PeerState, SlotShards

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from trireme.protocol import PROTOCOL_VERSION, Target, compatible
 from trireme.protocol.base import WireModel
-from trireme_trainer.agent.errors import AttemptOver
 from trireme_trainer.agent.core import Agent, StaleTarget
+from trireme_trainer.agent.errors import AttemptOver
 from trireme_trainer.agent.messages import SlotShards
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
