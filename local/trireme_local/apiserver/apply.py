@@ -30,7 +30,8 @@ def apply(
     config = _configuration(resource, namespace, name, body, options)
     me = Owner(options.manager, "Apply", resource.api_version, subresource)
     where = managed.root(resource.strategy)
-    applied = managed.strip(frozenset(fieldset.field_set(config, where)), resource, subresource)
+    configured = frozenset(fieldset.field_set(config, where))
+    applied = managed.strip(configured, resource, subresource)
     entry = operations.store.get(resource.storage, namespace, name)
     if entry is None:
         if subresource or config["metadata"].get("uid"):
@@ -43,7 +44,8 @@ def apply(
     owners = managed.read(live)
     last = owners.get(me, Ownership(EMPTY, ""))
     merged = fieldset.merge(live, config, where)
-    merged = _prune(merged, where, last.fields, applied, owners, me)
+    # What identifies the object is owned by nobody, but it is configured, and so it stays.
+    merged = _prune(merged, where, last.fields, configured, owners, me)
     owners = _settle(resource, live, merged, applied, owners, me, options.force, subresource)
     new = operations.decode(resource, copy.deepcopy(merged), options)
     managed.write(new, owners)
@@ -83,9 +85,9 @@ def _configuration(resource: Resource, namespace: str, name: str, body: Any, opt
     return decoded
 
 
-def _prune(merged: Obj, where: fieldset.Node, last: FieldSet, applied: FieldSet, owners: Owners, me: Owner) -> Obj:
+def _prune(merged: Obj, where: fieldset.Node, last: FieldSet, configured: FieldSet, owners: Owners, me: Owner) -> Obj:
     """Remove what this manager applied before, no longer applies, and nobody else owns."""
-    held = applied.union(*(owned.fields for owner, owned in owners.items() if owner != me))
+    held = configured.union(*(owned.fields for owner, owned in owners.items() if owner != me))
     gone = fieldset.with_ancestors(last) - fieldset.with_ancestors(held)
     if not gone:
         return merged

@@ -218,7 +218,7 @@ class Operations:
             managed.track(resource, new, old, options.manager, subresource)
         if subresource == "status":
             resource.strategy.prepare_status_update(new, old)
-        else:
+        elif subresource == "":
             resource.strategy.prepare_update(new, old)
             admission.mutate_update(self.store, resource, new, old)
         self._validate(resource, new, old, subresource)

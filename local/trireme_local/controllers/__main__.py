@@ -7,9 +7,8 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 from trireme_local.controllers.disruption import DisruptionBudgets
 from trireme_local.controllers.endpoints import EndpointSlices
@@ -34,9 +33,11 @@ from trireme_local.kube import (
 
 log = logging.getLogger("trireme_local.controllers")
 
+RESTART_SECONDS = 1.0
+
 
 async def run_controllers(client: KubeClient, *, grace_seconds: float, default_toleration_seconds: float) -> None:
-    """Run every controller until one fails or the task is cancelled."""
+    """Run every controller until the task is cancelled."""
     pods, nodes = Informer(client, PODS), Informer(client, NODES)
     leases = Informer(client, LEASES, namespace="kube-node-lease")
     namespaces, services = Informer(client, NAMESPACES), Informer(client, SERVICES)
@@ -53,21 +54,32 @@ async def run_controllers(client: KubeClient, *, grace_seconds: float, default_t
         grace_seconds=grace_seconds,
         default_toleration_seconds=default_toleration_seconds,
     )
-    loops: list[Coroutine[Any, Any, None]] = [
-        scheduling_events.run(),
-        node_events.run(),
-        Scheduler(client, pods, nodes, scheduling_events).run(),
-        lifecycle.run(),
-        PodGarbageCollector(client, pods, nodes).run(),
-        Namespaces(client, namespaces).run(),
-        EndpointSlices(client, pods, services).run(),
-        DisruptionBudgets(client, pods, budgets).run(),
-        GarbageCollector(client, crds).run(),
-        *(informer.run() for informer in (pods, nodes, leases, namespaces, services, budgets, crds)),
-    ]
+    loops: dict[str, Callable[[], Awaitable[None]]] = {
+        "scheduling events": scheduling_events.run,
+        "node events": node_events.run,
+        "scheduler": Scheduler(client, pods, nodes, scheduling_events).run,
+        "node lifecycle": lifecycle.run,
+        "pod garbage collector": PodGarbageCollector(client, pods, nodes).run,
+        "namespaces": Namespaces(client, namespaces).run,
+        "endpoint slices": EndpointSlices(client, pods, services).run,
+        "disruption budgets": DisruptionBudgets(client, pods, budgets).run,
+        "garbage collector": GarbageCollector(client, crds).run,
+    }
+    for informer in (pods, nodes, leases, namespaces, services, budgets, crds):
+        loops[f"informer of {informer.resource.plural}"] = informer.run
     async with asyncio.TaskGroup() as group:
-        for loop in loops:
-            group.create_task(loop)
+        for name, loop in loops.items():
+            group.create_task(_supervise(name, loop))
+
+
+async def _supervise(name: str, loop: Callable[[], Awaitable[None]]) -> None:
+    """Run the loop for ever: a failure of one controller is logged and stops no other."""
+    while True:
+        try:
+            await loop()
+        except Exception:
+            log.exception("%s failed, starting again", name)
+            await asyncio.sleep(RESTART_SECONDS)
 
 
 async def serve(options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from trireme_local.kube import JsonObject, KubeClient, wait_for_kubeconfig
+from trireme_local.network import claim_network, node_network, release_network
 from trireme_local.node.agent import NodeAgent, NodeSettings
 from trireme_local.node.context import PodAddresses, Timings
 from trireme_local.node.registration import default_capacity
@@ -69,7 +70,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--kubeconfig", type=Path, required=True)
     options.add_argument("--name", required=True)
     options.add_argument("--dir", type=Path, default=None, help="where pods live (default: .trireme/nodes/NAME)")
-    options.add_argument("--loopback", type=ipaddress.IPv4Network, default=None, help="e.g. 127.20.1.0/24")
+    options.add_argument(
+        "--loopback",
+        type=ipaddress.IPv4Network,
+        default=None,
+        help="node and pod addresses, e.g. 127.20.1.0/24 (default: a free one)",
+    )
     options.add_argument("--labels", type=parse_pairs, default={})
     options.add_argument("--taint", type=parse_taint, action="append", default=[])
     options.add_argument("--capacity", type=parse_pairs, default={}, help="cpu=4,memory=8Gi,example.com/gpu=2")
@@ -106,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
         kubeconfig=options.kubeconfig,
         directory=directory,
         scratch=scratch_directory(directory, options.name),
-        addresses=PodAddresses(options.loopback or ipaddress.IPv4Network("127.250.1.0/24")),
+        addresses=PodAddresses(options.loopback or node_network(claim_network(directory), 1)),
         marker=node_marker(directory, options.name),
         capacity={**default_capacity(), **options.capacity},
         labels=options.labels,
@@ -118,7 +124,11 @@ def main(arguments: list[str] | None = None) -> None:
         ),
     )
     wait_for_kubeconfig(options.kubeconfig)
-    asyncio.run(serve(settings))
+    try:
+        asyncio.run(serve(settings))
+    finally:
+        if options.loopback is None:
+            release_network(directory)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from trireme_local.events import EventRecorder
 from trireme_local.informer import Informer, key_of
 from trireme_local.kube import PODS, JsonObject, KubeClient
@@ -232,10 +234,13 @@ class NodeAgent:
                 for container in worker.containers.values()
                 if container.process is not None
             ]
-            if any(container.memory_limit_bytes is not None for container in running):
-                await self._enforce_memory(running)
-            if rounds % ORPHAN_POLL_ROUNDS == 0:
-                reap_orphans(item.process.pid for item in running if item.process is not None)
+            try:
+                if any(container.memory_limit_bytes is not None for container in running):
+                    await self._enforce_memory(running)
+                if rounds % ORPHAN_POLL_ROUNDS == 0:
+                    reap_orphans(item.process.pid for item in running if item.process is not None)
+            except psutil.Error as error:
+                log.warning("processes could not be read, trying again: %r", error)
 
     async def _enforce_memory(self, running: list[Container]) -> None:
         table = await asyncio.to_thread(ProcessTable.scan)

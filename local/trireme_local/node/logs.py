@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 from trireme_local.node.status import ContainerRecord
 
@@ -140,11 +142,17 @@ def _tail_offset(path: Path, lines: int) -> int:
         return 0
 
 
+def _is_rotated(path: Path, file: BinaryIO) -> bool:
+    """The writer has gone on in a fresh file of that name."""
+    return path.stat().st_ino != os.fstat(file.fileno()).st_ino
+
+
 async def read_log(path: Path, options: LogOptions, running: Callable[[], bool]) -> AsyncIterator[bytes]:
     """Chunks of the log; with follow, until `running()` is false and everything has been read."""
     left = options.limit_bytes if options.limit_bytes is not None else -1
     offset = _tail_offset(path, options.tail_lines) if options.tail_lines is not None else 0
-    with path.open("rb") as file:
+    file: BinaryIO = path.open("rb")
+    try:
         file.seek(offset)
         while True:
             last_round = not (options.follow and running())
@@ -164,4 +172,9 @@ async def read_log(path: Path, options: LogOptions, running: Callable[[], bool])
             if left == 0 or (last_round and not chunk):
                 return
             if not chunk:
+                if _is_rotated(path, file):
+                    file.close()
+                    file = path.open("rb")
                 await asyncio.sleep(FOLLOW_POLL_SECONDS)
+    finally:
+        file.close()

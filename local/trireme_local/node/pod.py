@@ -20,7 +20,7 @@ from trireme_local.kube import (
     is_status,
 )
 from trireme_local.node.container import Container, Sandbox
-from trireme_local.node.context import NodeContext, pause
+from trireme_local.node.context import AddressesExhausted, NodeContext, pause
 from trireme_local.node.environment import PodFacts
 from trireme_local.node.logs import LogSource, log_directory
 from trireme_local.node.status import (
@@ -113,8 +113,16 @@ class PodWorker:
                     self._hurry = asyncio.create_task(container.stop(self._grace_seconds))
 
     def update(self, pod: JsonObject) -> None:
-        """Take over the newest API object."""
+        """Take over the newest API object; a condition of ours that somebody else has changed is written again.
+
+        The node lifecycle controller marks pods of a silent node not ready; only the node can take that back.
+        """
         self.pod = pod
+        shown = {item["type"]: item["status"] for item in (pod.get("status") or {}).get("conditions") or []}
+        written = self._written.get("conditions") or []
+        if any(shown.get(item["type"]) != item["status"] for item in written):
+            self._written = {}
+            self._changed()
 
     async def run(self) -> None:
         """The pod's whole life on this node."""
@@ -134,7 +142,8 @@ class PodWorker:
             self._changed()
             await self._stop.wait()
             return
-        self._address = self.node.addresses.take()
+        if not await self._take_address():
+            return
         scratch = self.node.scratch / self._address
         scratch.mkdir(parents=True, exist_ok=True)
         try:
@@ -144,6 +153,17 @@ class PodWorker:
             shutil.rmtree(scratch, ignore_errors=True)
         self._changed()
         await self._stop.wait()
+
+    async def _take_address(self) -> bool:
+        """Wait for a free pod address; False when the pod is stopped first."""
+        while not self._stop.is_set():
+            try:
+                self._address = self.node.addresses.take()
+                return True
+            except AddressesExhausted as error:
+                self.node.recorder.record(self.pod, "Warning", "FailedCreatePodSandBox", str(error))
+            await pause(self._stop, self.node.timings.config_retry_seconds)
+        return False
 
     async def _run_until_done(self, scratch: Path) -> None:
         """Run the containers until all have ended, the deadline passes, or the pod is told to stop."""

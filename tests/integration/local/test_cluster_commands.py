@@ -55,6 +55,13 @@ def test_a_second_cluster_lives_beside_the_first_and_goes_without_a_trace(cluste
         )
         store.put_object(Bucket="trireme", Key="a/b", Body=b"bytes")
         assert store.get_object(Bucket="trireme", Key="a/b")["Body"].read() == b"bytes"
+        store.put_object(Bucket="trireme", Key="only/one", Body=b"")
+        store.delete_object(Bucket="trireme", Key="only/one")
+        assert [item["Key"] for item in store.list_objects_v2(Bucket="trireme")["Contents"]] == ["a/b"]
+        store.delete_object(Bucket="trireme", Key="a/b")
+        store.head_bucket(Bucket="trireme")
+        assert "Contents" not in store.list_objects_v2(Bucket="trireme"), "an empty bucket stays"
+        store.put_object(Bucket="trireme", Key="a/b", Body=b"bytes")
 
         names = {node["metadata"]["name"] for node in _items(kubectl)}
         assert names == {"node-1"}

@@ -91,6 +91,7 @@ def test_a_frozen_node_falls_silent_and_thaws_with_its_pods(cluster: Cluster) ->
     pod = kubectl.get("pod", "icy")
     assert "running" in main_state(pod)
     assert _count(pod) == 0
+    kubectl.run("wait", "--for=condition=Ready", "pod/icy", "--timeout=20s")
     kubectl.run("delete", "pod", "icy")
 
 

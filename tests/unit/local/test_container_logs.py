@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from trireme_local.node import logs
 from trireme_local.node.logs import MAX_LINE_BYTES, LogOptions, LogWriter, read_log
 
 WHOLE = LogOptions()
@@ -73,3 +74,21 @@ def test_options_come_from_a_query() -> None:
     assert options.since == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     with pytest.raises(ValueError, match="invalid literal"):
         LogOptions.from_query({"tailLines": "many"})
+
+
+async def test_follow_goes_on_in_the_fresh_file_after_a_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MAX_LOG_BYTES", 300)
+    writer = LogWriter(tmp_path / "0.log")
+    running = True
+
+    async def read() -> list[str]:
+        chunks = read_log(tmp_path / "0.log", LogOptions(follow=True), lambda: running)
+        return b"".join([chunk async for chunk in chunks]).decode().split()
+
+    reading = asyncio.create_task(read())
+    for number in range(12):
+        writer.data_received(b"line-%d\n" % number)
+        await asyncio.sleep(0.3 if number % 4 == 3 else 0)
+    running = False
+    assert (await reading)[-1] == "line-11"
+    assert (tmp_path / "0.log.1").exists()
