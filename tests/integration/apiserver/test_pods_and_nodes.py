@@ -1,0 +1,221 @@
+"""Pods and nodes: defaults, immutability, binding, graceful deletion, eviction, logs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from conftest_apiserver import ApiServerProcess
+
+PODS = "/api/v1/namespaces/default/pods"
+MERGE = "application/merge-patch+json"
+
+
+class Kubelet(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = f"{self.path}\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def node(apiserver: ApiServerProcess) -> Iterator[str]:
+    kubelet = ThreadingHTTPServer(("127.0.0.1", 0), Kubelet)
+    threading.Thread(target=kubelet.serve_forever, daemon=True).start()
+    body = {
+        "metadata": {"name": "n1"},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": kubelet.server_port}},
+            "capacity": {"cpu": "2"},
+        },
+    }
+    created = apiserver.request("POST", "/api/v1/nodes", body)
+    assert created.status == 201
+    assert created.body["spec"]["taints"] == [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]
+    assert created.body["status"]["allocatable"] == {"cpu": "2"}
+    yield "n1"
+    kubelet.shutdown()
+
+
+def pod(name: str, **spec: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "img:1"}], **spec}}
+
+
+def create(server: ApiServerProcess, name: str, **spec: Any) -> dict[str, Any]:
+    answer = server.request("POST", PODS, pod(name, **spec))
+    assert answer.status == 201, answer.body
+    body: dict[str, Any] = answer.body
+    return body
+
+
+def bind(server: ApiServerProcess, name: str, node: str) -> int:
+    body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": {"kind": "Node", "name": node}}
+    return server.request("POST", f"{PODS}/{name}/binding", body).status
+
+
+def test_a_pod_is_defaulted_as_a_real_server_does(apiserver: ApiServerProcess) -> None:
+    spec = create(apiserver, "defaults")["spec"]
+    container = spec["containers"][0]
+    assert container["imagePullPolicy"] == "IfNotPresent"
+    assert container["terminationMessagePath"] == "/dev/termination-log"
+    assert container["resources"] == {}
+    assert (spec["restartPolicy"], spec["dnsPolicy"], spec["terminationGracePeriodSeconds"]) == (
+        "Always",
+        "ClusterFirst",
+        30,
+    )
+    assert spec["serviceAccountName"] == "default"
+    assert spec["securityContext"] == {}
+    assert {item["key"] for item in spec["tolerations"]} == {
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    }
+    assert container["volumeMounts"][0]["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount"
+    bare = create(apiserver, "bare", automountServiceAccountToken=False)
+    assert "volumes" not in bare["spec"]
+    assert bare["status"] == {"phase": "Pending", "qosClass": "BestEffort"}
+
+
+def container(**more: Any) -> dict[str, Any]:
+    return {"containers": [{"name": "c", "image": "x", **more}]}
+
+
+def from_field(path: str) -> dict[str, Any]:
+    return {"name": "A", "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"containers": []}, "spec.containers"),
+        (container(name="UP"), "spec.containers[0].name"),
+        (container(image=""), "spec.containers[0].image"),
+        ({"restartPolicy": "Sometimes"}, "spec.restartPolicy"),
+        ({"nodeSelector": {"a b": "c"}}, "spec.nodeSelector"),
+        ({"tolerations": [{"operator": "Equal"}]}, "spec.tolerations[0].operator"),
+        ({"volumes": [{"name": "v", "secret": {}}]}, "spec.volumes[0].secret.secretName"),
+        (container(volumeMounts=[{"name": "no", "mountPath": "/x"}]), "spec.containers[0].volumeMounts[0].name"),
+        (container(env=[{**from_field("metadata.name"), "value": "b"}]), "spec.containers[0].env[0].valueFrom"),
+        (container(env=[from_field("spec.nope")]), "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath"),
+        (
+            container(resources={"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}),
+            "spec.containers[0].resources.requests",
+        ),
+        (container(resources={"requests": {"nvidia.com/gpu": "1"}}), "spec.containers[0].resources.limits"),
+    ],
+)
+def test_a_bad_pod_is_refused_with_its_field(apiserver: ApiServerProcess, change: dict[str, Any], field: str) -> None:
+    answer = apiserver.request("POST", PODS, pod("bad", **change))
+    assert answer.status == 422
+    assert field in [cause["field"] for cause in answer.body["details"]["causes"]]
+
+
+def test_a_running_pods_spec_is_immutable_but_its_image(apiserver: ApiServerProcess) -> None:
+    created = create(apiserver, "fixed")
+    created["spec"]["containers"][0]["image"] = "img:2"
+    assert apiserver.request("PUT", f"{PODS}/fixed", created).status == 200
+    answer = apiserver.request("PATCH", f"{PODS}/fixed", {"spec": {"hostname": "x"}}, content_type=MERGE)
+    assert answer.status == 422
+    assert "pod updates may not change fields other than" in answer.body["message"]
+
+
+def test_status_and_spec_are_written_apart(apiserver: ApiServerProcess) -> None:
+    create(apiserver, "apart")
+    body = {"spec": {"nodeName": "x"}, "status": {"phase": "Running"}}
+    status = apiserver.request("PATCH", f"{PODS}/apart/status", body, content_type=MERGE).body
+    assert status["status"]["phase"] == "Running"
+    assert "nodeName" not in status["spec"]
+    main = apiserver.request(
+        "PATCH",
+        f"{PODS}/apart",
+        {"metadata": {"labels": {"a": "b"}}, "status": {"phase": "Failed"}},
+        content_type=MERGE,
+    ).body
+    assert main["status"]["phase"] == "Running"
+
+
+def test_a_pod_is_bound_once(apiserver: ApiServerProcess, node: str) -> None:
+    create(apiserver, "bound")
+    assert bind(apiserver, "bound", node) == 201
+    found = apiserver.request("GET", f"{PODS}/bound").body
+    assert found["spec"]["nodeName"] == node
+    assert found["status"]["conditions"][0]["type"] == "PodScheduled"
+    assert bind(apiserver, "bound", node) == 409
+    listed = apiserver.request("GET", f"/api/v1/pods?fieldSelector=spec.nodeName%3D{node}").body["items"]
+    assert [item["metadata"]["name"] for item in listed] == ["bound"]
+
+
+def test_deleting_a_bound_pod_waits_for_its_node(apiserver: ApiServerProcess, node: str) -> None:
+    create(apiserver, "graceful")
+    bind(apiserver, "graceful", node)
+    deleted = apiserver.request("DELETE", f"{PODS}/graceful").body
+    assert deleted["metadata"]["deletionGracePeriodSeconds"] == 30
+    shorter = apiserver.request("DELETE", f"{PODS}/graceful", {"gracePeriodSeconds": 5}).body
+    assert shorter["metadata"]["deletionGracePeriodSeconds"] == 5
+    longer = apiserver.request("DELETE", f"{PODS}/graceful", {"gracePeriodSeconds": 60}).body
+    assert longer["metadata"]["deletionGracePeriodSeconds"] == 5
+    assert apiserver.request("DELETE", f"{PODS}/graceful", {"gracePeriodSeconds": 0}).status == 200
+    assert apiserver.request("GET", f"{PODS}/graceful").status == 404
+    create(apiserver, "unbound")
+    apiserver.request("DELETE", f"{PODS}/unbound")
+    assert apiserver.request("GET", f"{PODS}/unbound").status == 404
+
+
+def test_logs_come_from_the_node(apiserver: ApiServerProcess, node: str) -> None:
+    create(apiserver, "talks")
+    assert apiserver.request("GET", f"{PODS}/talks/log").raw == b""
+    bind(apiserver, "talks", node)
+    answer = apiserver.request("GET", f"{PODS}/talks/log?tailLines=3&container=c")
+    assert answer.raw == b"/containerLogs/default/talks/c?tailLines=3\n"
+    wrong = apiserver.request("GET", f"{PODS}/talks/log?container=x")
+    assert (wrong.status, wrong.body["message"]) == (400, "container x is not valid for pod talks")
+
+
+def test_an_eviction_respects_a_disruption_budget(apiserver: ApiServerProcess, node: str) -> None:
+    body = pod("kept")
+    body["metadata"]["labels"] = {"app": "kept"}
+    apiserver.request("POST", PODS, body)
+    bind(apiserver, "kept", node)
+    apiserver.request("PATCH", f"{PODS}/kept/status", {"status": {"phase": "Running"}}, content_type=MERGE)
+    budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets"
+    spec = {"minAvailable": 1, "selector": {"matchLabels": {"app": "kept"}}}
+    assert apiserver.request("POST", budgets, {"metadata": {"name": "b"}, "spec": spec}).status == 201
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "kept"}}
+    refused = apiserver.request("POST", f"{PODS}/kept/eviction", eviction)
+    assert (refused.status, refused.body["reason"]) == (429, "TooManyRequests")
+    status = {"status": {"disruptionsAllowed": 1, "observedGeneration": 1, "currentHealthy": 2, "desiredHealthy": 1}}
+    apiserver.request("PATCH", f"{budgets}/b/status", status, content_type=MERGE)
+    assert apiserver.request("POST", f"{PODS}/kept/eviction", eviction).status == 201
+    left = apiserver.request("GET", f"{PODS}/kept").body
+    assert left["metadata"]["deletionTimestamp"]
+    assert left["status"]["conditions"][-1]["type"] == "DisruptionTarget"
+
+
+def test_priority_comes_from_the_class(apiserver: ApiServerProcess) -> None:
+    path = "/apis/scheduling.k8s.io/v1/priorityclasses"
+    assert apiserver.request("POST", path, {"metadata": {"name": "high"}, "value": 7}).status == 201
+    assert create(apiserver, "important", priorityClassName="high")["spec"]["priority"] == 7
+    assert apiserver.request("POST", PODS, pod("x", priorityClassName="none")).status == 403
+
+
+def test_leases_need_a_resource_version_and_put_creates(apiserver: ApiServerProcess) -> None:
+    path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1"
+    body = {"metadata": {"name": "n1"}, "spec": {"holderIdentity": "n1", "leaseDurationSeconds": 40}}
+    created = apiserver.request("PUT", path, body)
+    assert created.status == 201
+    blind = apiserver.request("PUT", path, body)
+    assert blind.status == 422
+    assert "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update" in blind.body["message"]
+    renewed = created.body
+    renewed["spec"]["renewTime"] = "2026-01-01T00:00:00.000000Z"
+    assert apiserver.request("PUT", path, renewed).status == 200
