@@ -65,7 +65,7 @@ class Operator:
             await self._wait_for_kinds(stop)
             await self._look_at_nodes()
             parts = {
-                "watches": watches.watch(self._handlers(), self._config.namespaces, self._config.kubeconfig, stop),
+                "watches": watches.watch(self._handlers(), self._config.namespaces, self._config.kubeconfig),
                 "resync": self._resync(),
                 "leader": self._leader.run(),
                 "poller": self._poller.run(),

@@ -1,8 +1,10 @@
 """Kopf's watches, and nothing else of Kopf: only on.event handlers, so no finalizer, annotation or peering."""
 
 import asyncio
+import contextlib
 import logging
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -52,12 +54,50 @@ def settings() -> kopf.OperatorSettings:
 
 
 async def watch(
+    handlers: dict[tuple[str, str, str], OnEvent], namespaces: tuple[str, ...], kubeconfig: str | None
+) -> None:
+    """Feed the handlers, in the caller's loop, until cancelled. Raises RuntimeError when Kopf ends by itself.
+
+    Kopf runs in a thread with a loop of its own: in the main thread it would take over the signal handlers, and at its
+    end it cancels every task of its loop that it does not know.
+    """
+    loop, stop = asyncio.get_running_loop(), threading.Event()
+
+    def forward(handler: OnEvent) -> OnEvent:
+        def call(event: str | None, raw: JsonObject) -> None:
+            loop.call_soon_threadsafe(handler, event, raw)
+
+        return call
+
+    threaded = {resource: forward(handler) for resource, handler in handlers.items()}
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def over() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    def run() -> None:
+        try:
+            asyncio.run(_operate(threaded, namespaces, kubeconfig, stop))
+        except Exception:  # reported by the future's waiter
+            log.exception("watches")
+        with contextlib.suppress(RuntimeError):  # the loop may be closed already
+            loop.call_soon_threadsafe(over)
+
+    threading.Thread(target=run, name="kopf", daemon=True).start()
+    try:
+        await asyncio.shield(ended)
+        raise RuntimeError("Kopf's watches ended")
+    finally:
+        stop.set()
+
+
+async def _operate(
     handlers: dict[tuple[str, str, str], OnEvent],
     namespaces: tuple[str, ...],
     kubeconfig: str | None,
-    stop: asyncio.Event,
+    stop: threading.Event,
 ) -> None:
-    """Feed the handlers until `stop` is set."""
     if kubeconfig is not None:
         os.environ["KUBECONFIG"] = kubeconfig  # the only way that Kopf's login takes a path
     for name in ("kopf", "kopf.objects", "kopf.activities", "kopf.reactor"):
