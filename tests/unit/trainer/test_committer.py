@@ -15,7 +15,7 @@ from trireme.checkpoints import JobKeys, Manifest
 from trireme_trainer.agent import committer as module
 from trireme_trainer.agent.committer import CommitPlace, Committer
 from trireme_trainer.agent.errors import AttemptOver, PeerError
-from trireme_trainer.agent.messages import SavedEvent, SlotShards
+from trireme_trainer.agent.messages import SavedEvent, SaveFailedEvent, SlotShards
 from trireme_trainer.checkpoint.store import StoredObject, StoreError
 
 KEYS = JobKeys("s3://bucket/p", "default", "job", "uid")
@@ -179,6 +179,16 @@ async def test_a_slot_that_cannot_upload_tells_slot_0(tmp_path: Path) -> None:
     assert "slot 1" in (gang.slots[0].report().failing_message or "")
     gang.store.away = False
     await until(lambda: gang.committed == [10])
+
+
+async def test_a_rank_that_cannot_write_fails_the_save_and_frees_the_next(tmp_path: Path) -> None:
+    gang = Gang(tmp_path)
+    gang.save(10, slots=[0])
+    gang.slots[1].save_failed(3, SaveFailedEvent(step=10, reason="DiskFull", message="no space"))
+    await until(lambda: gang.slots[0].report().failing_reason == "DiskFull")
+    assert not gang.slots[0].busy
+    gang.save(20)
+    await until(lambda: gang.committed == [20])
 
 
 async def test_a_slot_tries_until_slot_0_hears_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,14 @@ import pytest
 from trireme.checkpoints import Manifest, ShardFile
 from trireme.protocol import JobConfig, JobIdentity, Section, Settings, StoreConfig
 from trireme.protocol.base import WireModel
-from trireme_trainer.agent.messages import ExportedEvent, Inputs, NewSettings, ProgressEvent, SavedEvent
+from trireme_trainer.agent.messages import (
+    ExportedEvent,
+    Inputs,
+    NewSettings,
+    ProgressEvent,
+    SavedEvent,
+    SaveFailedEvent,
+)
 from trireme_trainer.checkpoint.store import hash_file
 from trireme_trainer.data.prepare import Preparation
 from trireme_trainer.engines.interface import (
@@ -37,11 +45,12 @@ STEPS = 12
 class CountingEngine:
     """Its one weight is a running hash of the tokens it saw, so that any change of order or state shows in the loss."""
 
-    def __init__(self, config: EngineConfig, nan_at: int | None = None) -> None:
+    def __init__(self, config: EngineConfig, nan_at: int | None = None, full_at: int | None = None) -> None:
         self.config = config
         self.weight = 1
         self._step = 0
         self._nan_at = nan_at
+        self._full_at = full_at
 
     def setup(self) -> None: ...
 
@@ -66,6 +75,8 @@ class CountingEngine:
         return EvaluationResult(float(self.weight), tokens)
 
     def save_local(self, directory: Path, extra_state: Mapping[str, Any]) -> SaveResult:
+        if self._step == self._full_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
         directory.mkdir(parents=True, exist_ok=True)
         state = {"weight": self.weight, "step": self._step, "extra": dict(extra_state)}
         (directory / "state.json").write_text(json.dumps(state))
@@ -75,6 +86,13 @@ class CountingEngine:
         state = json.loads((directory / "state.json").read_text())
         self.weight, self._step = state["weight"], state["step"]
         return LoadedState(self._step, state["extra"])
+
+    def start_from(self, directory: Path) -> None:
+        self.weight = json.loads((directory / "state.json").read_text())["weight"]
+
+    @property
+    def adam_step(self) -> int:
+        return self._step
 
     def export_hugging_face(self, directory: Path, tokenizer_directory: Path | None = None) -> ExportResult:
         assert tokenizer_directory is not None
@@ -136,16 +154,20 @@ class World:
     runs: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
 
     def run(
-        self, agent: Agent, *, resume: Path | None = None, nan_at: int | None = None,
-        seconds: Iterator[float] | None = None, **settings: Any,
+        self, agent: Agent, *, resume: Path | None = None, nan_at: int | None = None, full_at: int | None = None,
+        start: Path | None = None, seconds: Iterator[float] | None = None, **settings: Any,
     ) -> Outcome:  # fmt: skip
         place = Place(0, 0, 1, 1, self.root / f"run-{next(self.runs)}")
         loop = Pretraining(
             self.config,
-            CountingEngine(self.config.engine, nan_at),
+            CountingEngine(self.config.engine, nan_at, full_at),
             agent,
             place,
-            Inputs(dataset_directory=str(self.dataset), checkpoint_directory=str(resume) if resume else None),
+            Inputs(
+                dataset_directory=str(self.dataset),
+                checkpoint_directory=str(resume) if resume else None,
+                start_directory=str(start) if start else None,
+            ),
             Settings(**settings),
             Peak(1.0, "measured-cpu"),
             **({"clock": lambda: next(seconds)} if seconds else {}),
@@ -225,6 +247,24 @@ def test_a_save_waits_while_the_one_before_is_on_its_way(world: World) -> None:
     agent = Agent(stays_busy=True)
     world.run(agent, checkpoint_interval_steps=2)
     assert [e.step for e in agent.of(SavedEvent)] == [2, STEPS]
+
+
+def test_a_full_disk_fails_the_save_and_not_the_training(world: World) -> None:
+    agent = Agent()
+    assert world.run(agent, full_at=5, checkpoint_interval_steps=5) is Outcome.FINISHED
+    (failed,) = agent.of(SaveFailedEvent)
+    assert (failed.step, failed.reason) == (5, "DiskFull")
+    assert [e.step for e in agent.of(SavedEvent)] == [10, STEPS]
+
+
+def test_starting_weights_are_taken_without_their_step_or_optimizer(world: World) -> None:
+    first = Agent(drain_at=3)
+    world.run(first)
+    agent, plain = Agent(), Agent()
+    world.run(agent, start=Path(first.of(SavedEvent)[0].directory))
+    world.run(plain)
+    assert sorted(agent.losses) == list(range(1, STEPS + 1))
+    assert agent.losses != plain.losses
 
 
 def test_saves_by_seconds_follow_the_clock(world: World) -> None:

@@ -31,9 +31,11 @@ from trireme_trainer.agent.messages import (
     PeerState,
     ProgressEvent,
     SavedEvent,
+    SaveFailedEvent,
     SectionEvent,
 )
 from trireme_trainer.agent.peers import LeaderClient
+from trireme_trainer.agent.programs import find_program
 from trireme_trainer.agent.ranks import RankProcess, RankSet, RankStart
 from trireme_trainer.agent.watch import HangWatch
 from trireme_trainer.checkpoint.fetch import NodeCache
@@ -88,7 +90,13 @@ class Attempt:
         self._watch = HangWatch(time.monotonic())
         config = environment.config
         self._fetcher = InputsFetcher(
-            store, self._keys, NodeCache(environment.scratch / "cache"), target, environment.slot
+            store=store,
+            keys=self._keys,
+            cache=NodeCache(environment.scratch / "cache"),
+            target=target,
+            slot=environment.slot,
+            config=config.store,
+            starting_uri=find_program(config.program).starting_uri(config.spec),
         )
         self.committer = Committer(
             CommitPlace(self._keys, target.attempt, environment.slot, config.slots, config.ranks_per_slot),
@@ -161,6 +169,8 @@ class Attempt:
             case SavedEvent():
                 self._metrics.saved(event)
                 self.committer.saved(rank.rank, event)
+            case SaveFailedEvent():
+                self.committer.save_failed(rank.rank, event)
             case ExportedEvent() if self._exported is None:
                 self._exported = asyncio.create_task(self._upload_model(event))
 

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from trireme.checkpoints import JobKeys, Manifest, ShardFile
 from trireme.protocol import CheckpointFact, CheckpointReport
 from trireme_trainer.agent.errors import AttemptOver, PeerError
-from trireme_trainer.agent.messages import SavedEvent, SlotShards
+from trireme_trainer.agent.messages import SavedEvent, SaveFailedEvent, SlotShards
 from trireme_trainer.checkpoint.retention import retain
 from trireme_trainer.checkpoint.store import ObjectStore, StoreError, hash_file
 
@@ -90,28 +90,50 @@ class Committer:
         if self._cancelled:
             return
         save = self._saves.setdefault(event.step, Save(event.step, time.monotonic()))
+        if save.done:  # another rank of this node failed
+            return
         save.ranks[rank] = event
         if len(save.ranks) == self._place.ranks_per_slot and save.task is None:
             self._give_up_older(event.step)
             save.task = asyncio.create_task(self._bring_in(save))
+
+    def save_failed(self, rank: int, event: SaveFailedEvent) -> None:
+        """A rank of this node could not write its files: this step is not committed, the next save tries again."""
+        if self._cancelled:
+            return
+        self._give_up(event.step)
+        self._fail(event.reason, f"checkpoint of step {event.step}: rank {rank}: {event.message}")
+        if self._place.slot != 0:
+            message = self._message(
+                event.step, problem_reason=event.reason, problem_message=event.message, given_up=True
+            )
+            self._telling = asyncio.create_task(self._tell_leader(message))
 
     def shards(self, message: SlotShards) -> None:
         """Slot 0: another slot's files are in, or why not. Raises AttemptOver."""
         if self._cancelled or message.attempt != self._place.attempt:
             raise AttemptOver(f"slot 0 is at attempt {self._place.attempt}, not {message.attempt}")
         if message.problem_reason is not None:
+            if message.given_up:
+                self._give_up(message.step)
             self._fail(message.problem_reason, f"slot {message.slot}: {message.problem_message}")
             return
         save = self._saves.setdefault(message.step, Save(message.step, time.monotonic()))
+        if save.done:  # committed before, or given up
+            return
         save.slots[message.slot] = message.files
         self._commit_when_complete(save)
 
     def _give_up_older(self, step: int) -> None:
         for older in [s for s in self._saves.values() if s.step < step and not s.done]:
             log.warning("checkpoint of step %d gives way to that of step %d", older.step, step)
-            if older.task is not None:
-                older.task.cancel()
-            self._finish(older)
+            self._give_up(older.step)
+
+    def _give_up(self, step: int) -> None:
+        save = self._saves.setdefault(step, Save(step, time.monotonic()))
+        if save.task is not None:
+            save.task.cancel()
+        self._finish(save)
 
     # -- work
 
@@ -212,10 +234,13 @@ class Committer:
         self._fail(reason, f"checkpoint of step {save.step}: {error}")
         if self._place.slot != 0:
             message = self._message(save.step, problem_reason=reason, problem_message=str(error)[:1024])
-            try:
-                await self._send_to_leader(message)
-            except OSError as unreachable:
-                log.warning("slot 0 cannot be told: %s", unreachable)
+            await self._tell_leader(message)
+
+    async def _tell_leader(self, message: SlotShards) -> None:
+        try:
+            await self._send_to_leader(message)
+        except (PeerError, AttemptOver) as error:
+            log.warning("slot 0 cannot be told: %s", error)
 
     def _fail(self, reason: str, message: str) -> None:
         log.warning("%s: %s", reason, message)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import socket
 import threading
 import time
 from dataclasses import dataclass
 
 from trireme.checkpoints import JobKeys
-from trireme.protocol import Target
+from trireme.protocol import StoreConfig, Target
 from trireme_trainer.agent.messages import Inputs
 from trireme_trainer.checkpoint.fetch import Corrupt, NodeCache
 from trireme_trainer.checkpoint.inventory import ResumeRecord, resume_key
@@ -32,6 +32,8 @@ class InputsFetcher:
     cache: NodeCache
     target: Target
     slot: int
+    config: StoreConfig
+    starting_uri: str | None = None
 
     def __post_init__(self) -> None:
         self._cancelled = threading.Event()
@@ -68,17 +70,14 @@ class InputsFetcher:
             directory, manifest = self.cache.fetch_checkpoint(self.store, target.resume_from, self._cancelled.is_set)
             (directory.with_suffix(".manifest.json")).write_bytes(manifest.encode())
             checkpoint = str(directory)
-        return Inputs(dataset_directory=str(dataset), checkpoint_directory=checkpoint)
+        starting = None
+        if checkpoint is None and self.starting_uri is not None:
+            store = ObjectStore(self.config, uri=self.starting_uri)
+            starting = str(self.cache.fetch_starting_weights(store, self.starting_uri, self._cancelled.is_set))
+        return Inputs(dataset_directory=str(dataset), checkpoint_directory=checkpoint, start_directory=starting)
 
 
 def free_port(address: str) -> int:
     """A TCP port free on this address at this moment."""
-    import socket
-
     with socket.create_server((address, 0)) as server:
         return int(server.getsockname()[1])
-
-
-def clear_saves(cache_root: object) -> None:
-    """Remove local saves of older attempts."""
-    shutil.rmtree(str(cache_root), ignore_errors=True)

@@ -46,6 +46,15 @@ class SavedEvent(WireModel):
     manifest: dict[str, Any] | None = Field(default=None, description="From rank 0: the manifest without its files.")
 
 
+class SaveFailedEvent(WireModel):
+    """The rank could not write its part of a checkpoint; it trains on."""
+
+    type: Literal["saveFailed"] = "saveFailed"
+    step: int
+    reason: str
+    message: str
+
+
 class ExportedEvent(WireModel):
     """Rank 0 wrote the model in Hugging Face layout."""
 
@@ -95,7 +104,8 @@ class CheckpointState(WireModel):
 
 
 FromRank = Annotated[
-    Beat | SectionEvent | ProgressEvent | SavedEvent | ExportedEvent | FailedEvent, Field(discriminator="type")
+    Beat | SectionEvent | ProgressEvent | SavedEvent | SaveFailedEvent | ExportedEvent | FailedEvent,
+    Field(discriminator="type"),
 ]
 ToRank = Annotated[Inputs | Drain | NewSettings | CheckpointState, Field(discriminator="type")]
 FROM_RANK: TypeAdapter[FromRank] = TypeAdapter(FromRank)
@@ -122,3 +132,4 @@ class SlotShards(WireModel):
     files: list[ShardFile] = Field(default_factory=list)
     problem_reason: str | None = None
     problem_message: str = ""
+    given_up: bool = Field(default=False, description="This slot will never bring the files of this step.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -11,9 +12,24 @@ class Program:
 
     ranks: str
     preparation: str
+    start_from: tuple[str, ...] = ()
+    """Where the spec names a checkpoint or model whose weights training starts from."""
+
+    def starting_uri(self, spec: dict[str, Any]) -> str | None:
+        """The URI that the spec names there, if any."""
+        place: Any = spec
+        for name in self.start_from:
+            place = place.get(name) if isinstance(place, dict) else None
+        return place if isinstance(place, str) else None
 
 
-PROGRAMS = {"pretrain": Program("trireme_trainer.pretrain", "trireme_trainer.pretrain.prepare")}
+PROGRAMS = {
+    "pretrain": Program(
+        ranks="trireme_trainer.pretrain",
+        preparation="trireme_trainer.pretrain.prepare",
+        start_from=("model", "startFrom"),
+    ),
+}
 
 
 class UnknownProgram(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -131,6 +132,34 @@ class NodeCache:
             self.forget_checkpoints(except_for=point.manifest_digest)
             fetch_files(store, prefix, manifest.files, directory, cancelled=cancelled)
         return directory, manifest
+
+    def fetch_starting_weights(self, store: ObjectStore, uri: str, cancelled: Callable[[], bool]) -> Path:
+        """The files of a checkpoint or model named by the user. Raises Corrupt, StoreError.
+
+        With a manifest, every file is checked against it. A model from elsewhere has none: of it, safetensors and
+        JSON files are taken, which hold no code, and the engine checks their shapes.
+        """
+        directory = self._root / "starting" / hashlib.sha256(uri.encode()).hexdigest()
+        prefix = parse_s3_uri(uri)[1] + "/"
+        if not directory.is_dir():
+            if store.exists(prefix + MANIFEST_NAME):
+                files = read_manifest(store, prefix + MANIFEST_NAME).files
+                fetch_files(store, prefix, files, directory, cancelled=cancelled)
+            else:
+                self._fetch_foreign_model(store, prefix, directory, cancelled)
+        return directory
+
+    def _fetch_foreign_model(
+        self, store: ObjectStore, prefix: str, directory: Path, cancelled: Callable[[], bool]
+    ) -> None:
+        names = [e.key[len(prefix) :] for e in store.entries(prefix)]
+        names = [n for n in names if "/" not in n and n.endswith((".safetensors", ".json"))]
+        if "config.json" not in names:
+            raise Corrupt("ShardMissing", "config.json", f"{prefix} holds neither a manifest nor a model")
+        partial = directory.with_name(directory.name + ".part")
+        for name in names:
+            store.download(prefix + name, partial / name, cancelled=cancelled)
+        partial.rename(directory)
 
     def forget_checkpoints(self, *, except_for: str) -> None:
         """Free the disk of checkpoints that are not resumed from."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -16,7 +17,14 @@ from typing import Any, Protocol
 from trireme.checkpoints import Manifest
 from trireme.protocol import Progress, Section, Settings
 from trireme.protocol.base import WireModel
-from trireme_trainer.agent.messages import ExportedEvent, Inputs, NewSettings, ProgressEvent, SavedEvent
+from trireme_trainer.agent.messages import (
+    ExportedEvent,
+    Inputs,
+    NewSettings,
+    ProgressEvent,
+    SavedEvent,
+    SaveFailedEvent,
+)
 from trireme_trainer.checkpoint.fetch import Corrupt, verify_local
 from trireme_trainer.data.dataset import TOKENIZER_DIRECTORY, TokenDataset
 from trireme_trainer.data.order import SampleOrder
@@ -118,6 +126,8 @@ class Pretraining:
         """From the resume point to the last step, or to a drain. Raises NaNLoss, RestoreFailed."""
         if self._inputs.checkpoint_directory is not None:
             self._restore(Path(self._inputs.checkpoint_directory))
+        elif self._inputs.start_directory is not None:
+            self._start_from(Path(self._inputs.start_directory))
         self._saved_at = self._clock()
         while self._engine.step < self._total:
             wish = self._engine.agree(self._wish())
@@ -246,7 +256,15 @@ class Pretraining:
         self._channel.enter(Section.SAVE, engine.step)
         began = self._clock()
         directory = self._place.save_directory / f"step-{engine.step}"
-        result = engine.save_local(directory, self._extra_state())
+        try:
+            result = engine.save_local(directory, self._extra_state())
+        except OSError as error:
+            reason = "DiskFull" if error.errno == errno.ENOSPC else "LocalDiskFailed"
+            log.warning("save of step %d failed: %s: %s", engine.step, reason, error)
+            self._channel.send(SaveFailedEvent(step=engine.step, reason=reason, message=str(error)[:1024]))
+            # As on the ranks that succeeded: all must agree on what is left to be saved.
+            self._saved_step, self._saved_at = engine.step, self._clock()
+            return
         self._channel.expect_upload()
         self._channel.send(
             SavedEvent(
@@ -289,6 +307,14 @@ class Pretraining:
             },
             "state": self._extra_state(),
         }
+
+    def _start_from(self, directory: Path) -> None:
+        """Take weights, and nothing else, from where the spec says. Raises RestoreFailed."""
+        self._channel.enter(Section.RESTORE, 0)
+        try:
+            self._engine.start_from(directory)
+        except CheckpointFormatError as error:
+            raise RestoreFailed(f"weights to start from: {error}") from error
 
     def _restore(self, directory: Path) -> None:
         """Verify this rank's share of the files, then load. Raises RestoreFailed on every rank when one finds fault."""

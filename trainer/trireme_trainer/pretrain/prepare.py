@@ -13,10 +13,11 @@ import sys
 from pathlib import Path
 
 from trireme.checkpoints import JobKeys, parse_s3_uri
+from trireme.checkpoints.keys import MANIFEST_NAME
 from trireme.protocol import DatasetRef, InputsProblem, JobConfig, ProposedResume, Target
 from trireme_trainer.agent.channel import AGENT_PID_ENV, die_with_parent
 from trireme_trainer.agent.preparation import PreparationResult
-from trireme_trainer.checkpoint.fetch import NodeCache
+from trireme_trainer.checkpoint.fetch import Corrupt, NodeCache, read_manifest
 from trireme_trainer.checkpoint.proposal import Expected, ResumeFinder, ResumeProblem
 from trireme_trainer.checkpoint.store import ObjectNotFound, ObjectStore, StoreError
 from trireme_trainer.data.dataset import INDEX_NAME
@@ -64,11 +65,30 @@ class Inputs:
             self._config.model_digest,
             self._config.spec.checkpoint.on_existing,
         )
+        self._check_starting_weights()
         # Before minutes of tokenising: would the answer be no anyway?
         finder.precheck(self._target.attempt)
         dataset = self._dataset()
         found = finder.find(Expected(self._target.attempt, dataset.digest, self._target.verified))
         return ProposedResume(dataset=dataset, resume=found.resume, rejected=found.rejected)
+
+    def _check_starting_weights(self) -> None:
+        """Whether the weights to start from are there and of this model; their bytes are checked when read."""
+        uri = self._config.spec.model.start_from
+        if uri is None:
+            return
+        store, prefix = ObjectStore(self._config.job.store, uri=uri), parse_s3_uri(uri)[1] + "/"
+        try:
+            found = read_manifest(store, prefix + MANIFEST_NAME).model_digest
+        except Corrupt as error:
+            if error.reason == "ManifestMissing" and store.exists(prefix + "config.json"):
+                return  # a model from elsewhere: the engine compares its shapes
+            raise StoreError(
+                "StartFromNotFound", f"{uri} holds no checkpoint or model: {error}", retryable=True
+            ) from error
+        if found != self._config.model_digest:
+            message = f"{uri} is of model {found}, this job's is {self._config.model_digest}"
+            raise ResumeProblem("CheckpointOfAnotherModel", message)
 
     def _dataset(self) -> DatasetRef:
         recorded = self._target.dataset
