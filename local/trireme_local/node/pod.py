@@ -12,16 +12,14 @@ from pathlib import Path
 from trireme_local.events import now_text
 from trireme_local.kube import (
     NETWORK_ERRORS,
-    PODS,
     SERVICEACCOUNTS,
-    STRATEGIC_PATCH,
     ApiException,
     JsonObject,
-    is_status,
 )
-from trireme_local.node.container import Container, Sandbox
+from trireme_local.node.container import Container
 from trireme_local.node.context import AddressesExhausted, NodeContext, pause
 from trireme_local.node.environment import PodFacts
+from trireme_local.node.launch import Sandbox
 from trireme_local.node.logs import LogSource, log_directory
 from trireme_local.node.status import (
     ContainerRecord,
@@ -32,11 +30,12 @@ from trireme_local.node.status import (
     waiting,
     with_times,
 )
+from trireme_local.node.status_writer import StatusWriter
 from trireme_local.node.volumes import VolumeBuilder, VolumeError
 
 log = logging.getLogger(__name__)
 
-STATUS_RETRY_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 # An exit that nobody saw, as containerd reports it after a reboot.
 UNKNOWN_EXIT_CODE = 255
 
@@ -56,12 +55,11 @@ class PodWorker:
         self._initialized = False
         self._terminal_reason: tuple[str, str] | None = None
         self._start_time = (pod.get("status") or {}).get("startTime") or now_text()
-        self._dirty = asyncio.Event()
         self._stop = asyncio.Event()
         self._grace_seconds = 30.0
-        self._written: JsonObject = {}
         self._conditions: list[JsonObject] = list((pod.get("status") or {}).get("conditions") or [])
         self._gone = False
+        self._writer = StatusWriter(node.client, pod, self.status)
         self.containers: dict[str, Container] = {}
 
     @property
@@ -104,6 +102,7 @@ class PodWorker:
     def request_stop(self, grace_seconds: float, gone: bool = False) -> None:
         """Stop the pod; a shorter grace replaces a longer one. `gone`: its API object no longer exists."""
         self._gone = self._gone or gone
+        self._writer.gone = self._gone
         shorter = grace_seconds < self._grace_seconds or not self._stop.is_set()
         self._grace_seconds = grace_seconds if shorter else self._grace_seconds
         self._stop.set()
@@ -113,20 +112,13 @@ class PodWorker:
                     self._hurry = asyncio.create_task(container.stop(self._grace_seconds))
 
     def update(self, pod: JsonObject) -> None:
-        """Take over the newest API object; a condition of ours that somebody else has changed is written again.
-
-        The node lifecycle controller marks pods of a silent node not ready; only the node can take that back.
-        """
+        """Take over the newest API object."""
         self.pod = pod
-        shown = {item["type"]: item["status"] for item in (pod.get("status") or {}).get("conditions") or []}
-        written = self._written.get("conditions") or []
-        if any(shown.get(item["type"]) != item["status"] for item in written):
-            self._written = {}
-            self._changed()
+        self._writer.compare(pod)
 
     async def run(self) -> None:
         """The pod's whole life on this node."""
-        writer = asyncio.create_task(self._write_statuses())
+        writer = asyncio.create_task(self._writer.run())
         try:
             await self._live()
             await self._finish()
@@ -332,7 +324,7 @@ class PodWorker:
     # -- status ---------------------------------------------------------------------------------------------
 
     def _changed(self) -> None:
-        self._dirty.set()
+        self._writer.changed()
 
     def status(self) -> JsonObject:
         """The pod's status as it is now, without what other components own."""
@@ -374,52 +366,12 @@ class PodWorker:
         gates = self.pod["spec"].get("readinessGates") or []
         return [values.get(gate["conditionType"]) == "True" for gate in gates]
 
-    async def _write_statuses(self) -> None:
-        while True:
-            await self._dirty.wait()
-            self._dirty.clear()
-            if not await self._write_status():
-                self._dirty.set()
-                await asyncio.sleep(STATUS_RETRY_SECONDS)
-
-    async def _write_status(self) -> bool:
-        """Send the status when it has changed; False when it could not be written."""
-        if self._gone:
-            return True
-        status = self.status()
-        if status == self._written:
-            return True
-        body = {"metadata": {"uid": self.uid}, "status": status}
-        try:
-            await self.node.client.patch(
-                PODS, self.namespace, self.name, body, sub="status", content_type=STRATEGIC_PATCH
-            )
-        except (ApiException, *NETWORK_ERRORS) as error:
-            if is_status(error, 404, 409):
-                # Gone, or replaced by a pod of the same name (the patch's uid is a precondition).
-                log.info("pod %s/%s: status not written: %s", self.namespace, self.name, error)
-                return True
-            log.warning("pod %s/%s: status not written, trying again: %r", self.namespace, self.name, error)
-            return False
-        self._written = status
-        return True
-
     # -- end ------------------------------------------------------------------------------------------------
 
     async def _finish(self) -> None:
         """Write the last status and remove the API object, as the kubelet does once nothing runs."""
         while not self._gone:
-            if await self._write_status() and await self._delete_object():
+            if await self._writer.write() and await self._writer.delete_object():
                 break
-            await asyncio.sleep(STATUS_RETRY_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
         shutil.rmtree(self.directory, ignore_errors=True)
-
-    async def _delete_object(self) -> bool:
-        try:
-            await self.node.client.delete(PODS, self.namespace, self.name, uid=self.uid, grace_period_seconds=0)
-        except (ApiException, *NETWORK_ERRORS) as error:
-            if is_status(error, 404, 409):
-                return True
-            log.warning("pod %s/%s: not deleted, trying again: %r", self.namespace, self.name, error)
-            return False
-        return True
