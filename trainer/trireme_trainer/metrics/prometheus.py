@@ -77,7 +77,7 @@ class TrainingMetrics:
                 gauge.labels(*self._job).set(value)
         if progress.mfu is not None:
             self._mfu.labels(*self._job, progress.mfu_basis or "unknown").set(progress.mfu)
-        if progress.step_seconds is not None:
+        if progress.step_seconds is not None and progress.tokens != self._tokens_seen:
             self._duration.labels(*self._job).observe(progress.step_seconds)
         if self._tokens_seen is not None and progress.tokens > self._tokens_seen:
             self._tokens.labels(*self._job).inc(progress.tokens - self._tokens_seen)

@@ -117,6 +117,7 @@ class Pretraining:
         )
         self._throughput = Throughput(engine.flops_per_token, self._tokens_per_step, place.world_size, peak)
         self._state = State()
+        self._progress: Progress | None = None
         self._saved_step: int | None = None
         self._saved_at = clock()
 
@@ -195,29 +196,35 @@ class Pretraining:
         ids = ",".join(map(str, self.order.samples(step)))
         return hashlib.sha256(ids.encode()).hexdigest()[:12]
 
-    def _report(self, result: StepResult | None, seconds: float | None) -> None:
+    def _report(self, result: StepResult, seconds: float) -> None:
         step, state = self._engine.step, self._state
-        rates = self._throughput.step(seconds) if seconds is not None else None
-        self._channel.send(
-            ProgressEvent(
-                progress=Progress(
-                    step=step,
-                    total_steps=self._total,
-                    tokens=step * self._tokens_per_step,
-                    loss=state.last_loss,
-                    first_loss=state.first_loss,
-                    validation_loss=state.validation_loss,
-                    learning_rate=result.learning_rate if result else None,
-                    grad_norm=result.grad_norm if result else None,
-                    tokens_per_second=rates.tokens_per_second if rates else None,
-                    tflops_per_device=rates.tflops_per_device if rates else None,
-                    mfu=rates.mfu if rates else None,
-                    mfu_basis=rates.mfu_basis if rates else None,
-                    step_seconds=seconds,
-                ),
-                peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            )
+        rates = self._throughput.step(seconds)
+        self._progress = Progress(
+            step=step,
+            total_steps=self._total,
+            tokens=step * self._tokens_per_step,
+            loss=state.last_loss,
+            first_loss=state.first_loss,
+            validation_loss=state.validation_loss,
+            learning_rate=result.learning_rate,
+            grad_norm=result.grad_norm,
+            tokens_per_second=rates.tokens_per_second,
+            tflops_per_device=rates.tflops_per_device,
+            mfu=rates.mfu,
+            mfu_basis=rates.mfu_basis,
+            step_seconds=seconds,
         )
+        self._send(self._progress)
+
+    def _report_end(self) -> None:
+        """The last step's facts once more, with the last validation's loss."""
+        progress = self._progress
+        if progress is not None:
+            self._send(progress.model_copy(update={"validation_loss": self._state.validation_loss}))
+
+    def _send(self, progress: Progress) -> None:
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self._channel.send(ProgressEvent(progress=progress, peak_memory_bytes=peak_bytes))
 
     def _evaluate(self) -> None:
         """Mean loss over the validation samples, shared out over the data axis."""
@@ -236,7 +243,7 @@ class Pretraining:
     def _finish(self) -> Outcome:
         if self._engine.step > (self._saved_step or 0):
             self._evaluate()
-            self._report(None, None)
+            self._report_end()
             self._save()
         self._channel.enter(Section.EXPORT, self._engine.step)
         directory = self._place.save_directory / "export"
