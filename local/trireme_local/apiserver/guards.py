@@ -34,6 +34,8 @@ class Guard:
         """Refuse a create (old is None) or update that the user may not make."""
         if MASTERS in user.groups:
             return
+        if old is None and not subresource:
+            self._create(user, resource, new)
         if not resource.group:
             verb = "create" if old is None else "update"
             nodes.restrict(user, resource.plural, subresource, verb, old or new)
@@ -41,6 +43,17 @@ class Guard:
             self._role(user, resource, new)
         elif resource.group == GROUP and resource.plural in _BINDINGS:
             self._binding(user, resource, new)
+
+    def _create(self, user: User, resource: Resource, new: Obj) -> None:
+        """An apply or a PUT that creates needs the verb create too, on its name."""
+        namespace, name = new["metadata"].get("namespace", ""), new["metadata"].get("name", "")
+        wanted = Attributes(user, "create", resource.group, resource.version, resource.plural, "", namespace, name)
+        posted = Attributes(user, "create", resource.group, resource.version, resource.plural, "", namespace, "")
+        if self._authorizer.allowed(wanted) or self._authorizer.allowed(posted):
+            return
+        where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
+        why = f'User "{user.name}" cannot create resource "{resource.plural}" in API group "{resource.group}" {where}'
+        raise errors.forbidden(resource.group, resource.plural, name, why)
 
     def _holds(self, user: User, verb: str, plural: str, namespace: str, name: str) -> bool:
         return self._authorizer.allowed(Attributes(user, verb, GROUP, "v1", plural, "", namespace, name))

@@ -100,6 +100,7 @@ async def _operate(
 ) -> None:
     if kubeconfig is not None:
         os.environ["KUBECONFIG"] = kubeconfig  # the only way that Kopf's login takes a path
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # it says that it leaves signals alone
     for name in ("kopf", "kopf.objects", "kopf.activities", "kopf.reactor"):
         logging.getLogger(name).setLevel(logging.WARNING)
     await kopf.operator(
