@@ -6,7 +6,7 @@ import typer
 import yaml
 from urllib3.exceptions import HTTPError
 
-from trireme_cli import demo, install, local, logs, resources
+from trireme_cli import demo, history, install, local, logs, resources
 from trireme_cli.cluster import ClusterError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command()(resources.get)
 app.command()(resources.describe)
 app.command()(resources.delete)
 app.command()(logs.logs)
+app.command()(history.history)
 app.command()(install.install)
 app.command("operator")(install.run_operator)
 app.command()(demo.demo)

@@ -5,6 +5,7 @@
     <prefix>/<namespace>/<name>/<job-uid>/a<attempt>/step-<n>/<shards>, manifest.json (last)
     <prefix>/<namespace>/<name>/<job-uid>/model/a<attempt>/<files>, manifest.json (last)
     <prefix>/<namespace>/<name>/<job-uid>/logs/a<attempt>/rank-<r>.log
+    <prefix>/<namespace>/<name>/<job-uid>/history/a<attempt>/<segment>.jsonl
 
 An attempt writes only under its own a<attempt>, so two writers never collide.
 """
@@ -76,6 +77,14 @@ class JobKeys:
 
     def log(self, attempt: int, rank: int) -> str:
         return f"{self.job_prefix}logs/a{attempt}/rank-{rank}.log"
+
+    @property
+    def histories(self) -> str:
+        """Prefix of the step records of all attempts; ends in a slash."""
+        return f"{self.job_prefix}history/"
+
+    def history(self, attempt: int, segment: int) -> str:
+        return f"{self.histories}a{attempt}/{segment:06d}.jsonl"
 
     def to_uri(self, key: str) -> str:
         """s3://bucket/key without a slash at its end."""

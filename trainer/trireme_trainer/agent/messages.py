@@ -31,6 +31,7 @@ class ProgressEvent(WireModel):
 
     type: Literal["progress"] = "progress"
     progress: Progress
+    completed_at: float = Field(default=0.0, description="Unix time at which the step was complete; 0 when none was.")
     peak_memory_bytes: int = 0
 
 

@@ -172,13 +172,13 @@ class Pretraining:
                 f"loss {result.loss}, gradient norm {result.grad_norm} at step {step + 1} with learning rate "
                 f"{result.learning_rate}"
             )
-        seconds = self._clock() - began
+        seconds, completed_at = self._clock() - began, time.time()
         self._state.last_loss = result.loss
         if self._state.first_loss is None:
             self._state.first_loss = result.loss
         if engine.step < self._total and engine.step % self._config.spec.training.validation_interval_steps == 0:
             self._evaluate()
-        self._report(result, seconds)
+        self._report(result, seconds, completed_at)
         if self._place.rank == 0:
             log.info(
                 "step %d/%d loss %.6f grad_norm %.6f learning_rate %.6g samples %s seconds %.3f",
@@ -196,7 +196,7 @@ class Pretraining:
         ids = ",".join(map(str, self.order.samples(step)))
         return hashlib.sha256(ids.encode()).hexdigest()[:12]
 
-    def _report(self, result: StepResult, seconds: float) -> None:
+    def _report(self, result: StepResult, seconds: float, completed_at: float) -> None:
         step, state = self._engine.step, self._state
         rates = self._throughput.step(seconds)
         self._progress = Progress(
@@ -214,17 +214,17 @@ class Pretraining:
             mfu_basis=rates.mfu_basis,
             step_seconds=seconds,
         )
-        self._send(self._progress)
+        self._send(self._progress, completed_at)
 
     def _report_end(self) -> None:
         """The last step's facts once more, with the last validation's loss."""
         progress = self._progress
         if progress is not None:
-            self._send(progress.model_copy(update={"validation_loss": self._state.validation_loss}))
+            self._send(progress.model_copy(update={"validation_loss": self._state.validation_loss}), 0.0)
 
-    def _send(self, progress: Progress) -> None:
+    def _send(self, progress: Progress, completed_at: float) -> None:
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self._channel.send(ProgressEvent(progress=progress, peak_memory_bytes=peak_bytes))
+        self._channel.send(ProgressEvent(progress=progress, completed_at=completed_at, peak_memory_bytes=peak_bytes))
 
     def _evaluate(self) -> None:
         """Mean loss over the validation samples, shared out over the data axis."""
