@@ -141,9 +141,11 @@ class Cluster:
 
     def find_type(self, name: str) -> ResourceType:
         """The type with this plural, singular, kind, short or group-qualified name. Raises ClusterError."""
-        for candidate in self.types():
-            if name.lower() in candidate.names:
-                return candidate
+        for _ in range(2):
+            for candidate in self.types():
+                if name.lower() in candidate.names:
+                    return candidate
+            self._types = []  # a CRD applied a moment ago appears in the next discovery
         raise ClusterError(404, f"the server doesn't have a resource type {name!r}", "NotFound")
 
     def type_of(self, manifest: dict[str, Any]) -> ResourceType:
