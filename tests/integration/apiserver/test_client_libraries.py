@@ -85,7 +85,7 @@ async def test_kopf_lists_watches_and_indexes(apiserver: ApiServerProcess) -> No
         kopf.operator(registry=registry, clusterwide=True, standalone=True, ready_flag=ready, stop_flag=stop)
     )
     try:
-        await asyncio.wait_for(ready.wait(), 15)
+        await asyncio.wait_for(ready.wait(), 45)
         await _expect(seen, (None, "before"))
         await asyncio.to_thread(apiserver.request, "POST", BOATS, boat("after"))
         await _expect(seen, ("ADDED", "after"))
@@ -98,6 +98,6 @@ async def test_kopf_lists_watches_and_indexes(apiserver: ApiServerProcess) -> No
 
 async def _expect(seen: asyncio.Queue[Any], event: tuple[str | None, str]) -> None:
     """Wait for an event, letting others pass."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(45):
         while await seen.get() != event:
             pass

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import ssl
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +16,7 @@ MERGE = "application/merge-patch+json"
 
 
 def watch(server: ApiServerProcess, query: str, path: str = PATH) -> Iterator[dict[str, Any]]:
-    context = ssl.create_default_context(cafile=str(server.data_dir / "pki" / "ca.crt"))
-    request = urllib.request.Request(f"{server.url}{path}?watch=true&{query}")
-    request.add_header("Authorization", f"Bearer {server.token}")
-    with urllib.request.urlopen(request, context=context, timeout=30) as response:
-        for line in response:
-            yield json.loads(line)
+    return server.watch(f"{path}?watch=true&{query}")
 
 
 def create(server: ApiServerProcess, name: str, **labels: str) -> dict[str, Any]:
@@ -37,7 +29,7 @@ def create(server: ApiServerProcess, name: str, **labels: str) -> dict[str, Any]
 def test_a_watch_replays_history_and_follows(apiserver: ApiServerProcess) -> None:
     start = create(apiserver, "w-0")["metadata"]["resourceVersion"]
     create(apiserver, "w-1")
-    events = watch(apiserver, f"resourceVersion={start}&timeoutSeconds=5")
+    events = watch(apiserver, f"resourceVersion={start}&timeoutSeconds=20")
     assert next(events)["object"]["metadata"]["name"] == "w-1"
     threading.Timer(0.2, lambda: apiserver.request("DELETE", f"{PATH}/w-1")).start()
     last = next(events)
