@@ -53,6 +53,7 @@ SETTLE_SECONDS = 0.7
 """After the first bad end: time for the other ranks' ends, so that the cause is chosen among all."""
 LOG_SECONDS = 30.0
 LEADER_SECONDS = 2.0
+LAST_LOGS_SECONDS = 15.0
 
 
 class Attempt:
@@ -136,20 +137,20 @@ class Attempt:
     async def stop(self) -> None:
         """End everything of this attempt: afterwards it can neither compute nor commit."""
         self._fetcher.cancel()
-        await self.committer.cancel()
         if self._exported is not None:
             self._exported.cancel()
         if self.state is AgentState.RUNNING:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        await self.ranks.stop()
-        await self._upload_logs()
-        await self._close()
-
-    async def _close(self) -> None:
+        await asyncio.gather(self.committer.cancel(), self.ranks.stop())
         self.clock.stop(time.monotonic())
         await self._leader.close()
+
+    async def close(self) -> None:
+        """After stop(): bring the logs' last lines to the store, as long as it answers soon, and free the disk."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._upload_logs(), LAST_LOGS_SECONDS)
         self._threads.shutdown(wait=False, cancel_futures=True)
         shutil.rmtree(self._root / "saves", ignore_errors=True)
 

@@ -50,6 +50,7 @@ class Agent:
         self._finished_at: float | None = None
         self._reported_after_finish = False
         self._wake = asyncio.Event()
+        self._closing: set[asyncio.Task[None]] = set()
 
     # -- what others ask
 
@@ -220,17 +221,23 @@ class Agent:
     async def _stop_attempt(self) -> None:
         if self._attempt is None:
             return
-        self._stopping = True
+        attempt, self._stopping = self._attempt, True
         try:
-            await self._attempt.stop()
+            await attempt.stop()
             self._attempt = None
         finally:
             self._stopping = False
+        # The next attempt does not wait for a log.
+        closing = asyncio.create_task(attempt.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     async def _stop_all(self) -> None:
         if self._preparation is not None:
             await self._preparation.stop()
         await self._stop_attempt()
+        if self._closing:
+            await asyncio.wait(self._closing)
         await self._launcher.close()
 
     def _open_store(self) -> ObjectStore:

@@ -111,6 +111,7 @@ class RankSet:
         self.attempt = start.attempt
         self.ranks: list[RankProcess] = []
         self.changed = asyncio.Event()
+        self._stopped = False
         self._start = start
         self._launcher = launcher
         self._on_event = on_event
@@ -211,7 +212,9 @@ class RankSet:
             rank.send(message)
 
     async def stop(self, *, term_seconds: float = TERM_SECONDS) -> None:
-        """End every rank's process group: SIGTERM, then SIGKILL; returns when none is alive."""
+        """End every rank's process group: SIGTERM, then SIGKILL; returns when none is alive. Does its work once."""
+        if self._stopped:
+            return
         for rank in self.ranks:
             if rank.alive:
                 rank.signal(signal.SIGTERM)
@@ -223,6 +226,8 @@ class RankSet:
             rank.signal(signal.SIGKILL)
         for rank in self.ranks:
             await rank.process.wait()
-        await asyncio.wait([t for r in self.ranks for t in r.tasks], timeout=2.0)
+        if self.ranks:
+            await asyncio.wait([t for r in self.ranks for t in r.tasks], timeout=2.0)
         for rank in self.ranks:
             rank.writer.close()
+        self._stopped = True
