@@ -236,7 +236,9 @@ class FakeNodes:
                 await self._kubelet(namespace, pod, node)
 
     async def _bind(self, namespace: str, pod: Json, pods: list[Json]) -> None:
-        used = {p["spec"].get("nodeName") for p in pods}
+        used = {
+            p["spec"].get("nodeName") for p in pods if p.get("status", {}).get("phase") not in ("Succeeded", "Failed")
+        }
         free = [n for n in self._names if n not in used and n not in self.dead]
         if free:
             name = pod["metadata"]["name"]
