@@ -19,6 +19,7 @@ from trireme_trainer.agent.accounting import CategoryClock, category_of
 from trireme_trainer.agent.classify import RankEnd, first_cause
 from trireme_trainer.agent.committer import CommitPlace, Committer
 from trireme_trainer.agent.errors import PeerError
+from trireme_trainer.agent.history import StepHistory
 from trireme_trainer.agent.inputs import InputsFetcher, InputsLost, free_port
 from trireme_trainer.agent.memory import count_oom_kills
 from trireme_trainer.agent.messages import (
@@ -83,6 +84,7 @@ class Attempt:
         self._metrics = metrics
         self._keys = environment.keys
         self._root = environment.scratch / "attempts" / f"a{target.attempt}"
+        self._history = StepHistory(target.attempt)
         self._leader = LeaderClient(target.hosts[0], environment.token, environment.pod_ip)
         self._drain_deadline: float | None = None
         self._oom_kills = count_oom_kills()
@@ -165,6 +167,8 @@ class Attempt:
             case ProgressEvent(progress=progress):
                 if first:
                     self.progress = progress
+                    if self._env.slot == 0 and event.completed_at:
+                        self._history.add(progress, event.completed_at)
                     self._metrics.step(progress)
                 self._metrics.memory(rank.rank, event.peak_memory_bytes)
             case SavedEvent():
@@ -342,17 +346,18 @@ class Attempt:
             await self._upload_logs()
 
     async def _upload_logs(self) -> None:
-        """Put the logs' tails into the store; a store that is away costs a warning."""
+        """Put the logs' tails and the new steps into the store; a store that is away costs a warning."""
         loop = asyncio.get_running_loop()
-        for rank in self.ranks.ranks:
-            tail = rank.log.take_tail()
-            if tail is not None:
-                try:
-                    key = self._keys.log(self.number, rank.rank)
-                    await loop.run_in_executor(None, self._store.put, key, tail)
-                except StoreError as error:
-                    log.warning("log of rank %d: %s", rank.rank, error)
-                    return
+        try:
+            for rank in self.ranks.ranks:
+                if (tail := rank.log.take_tail()) is not None:
+                    await loop.run_in_executor(None, self._store.put, self._keys.log(self.number, rank.rank), tail)
+            for segment, lines in self._history.take():
+                key = self._keys.history(self.number, segment)
+                await loop.run_in_executor(None, self._store.put, key, b"".join(lines))
+                self._history.stored(segment, len(lines))
+        except StoreError as error:
+            log.warning("logs: %s", error)
 
     async def _upload_model(self, event: ExportedEvent) -> None:
         """Put the exported model into the store, its manifest last; retries until it is there."""
