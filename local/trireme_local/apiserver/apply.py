@@ -74,14 +74,15 @@ def _configuration(resource: Resource, namespace: str, name: str, body: Any, opt
         decoded, unknown = resource.strategy.decode(config)
     except DecodeError as error:
         raise errors.bad_request(f"failed to create typed patch object ({namespace}/{name}): {error}") from None
-    if unknown and not resource.custom:
-        listed = ", ".join(f".{path}: field not declared in schema" for path in unknown)
+    problems = [f".{path}: field not declared in schema" for path in unknown]
+    problems += [
+        f"{fieldset.show(path[:-1])}: duplicate entries for key {fieldset.show(path[-1:])}"
+        for path in fieldset.duplicates(decoded, managed.root(resource.strategy))
+    ]
+    if problems:
+        # Unlike other writes, an apply has to know the type of every field; nothing is pruned.
         where = f"({namespace}/{name}; {resource.api_version}, Kind={resource.kind})"
-        raise errors.ApiError(500, "", f"failed to create typed patch object {where}: {listed}")
-    if unknown and options.validation == "Strict":
-        listed = ", ".join(f'unknown field "{path}"' for path in unknown)
-        raise errors.bad_request(f"strict decoding error: {listed}")
-    # Unknown fields of custom resources are pruned, so that nobody owns them.
+        raise errors.ApiError(500, "", f"failed to create typed patch object {where}: {', '.join(problems)}")
     return decoded
 
 

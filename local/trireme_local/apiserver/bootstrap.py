@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from importlib import resources as files
 from typing import Any
 
@@ -14,6 +15,7 @@ from .operations import DeleteOptions, Operations, WriteOptions
 from .registry import CRD_KEY
 from .resource import Resource
 from .store import Obj
+from .tables import parse_time
 
 _SYSTEM = User("system:apiserver", groups=("system:masters",))
 _PRIORITIES = (("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000))
@@ -32,7 +34,7 @@ def _ensure(operations: Operations, group: str, plural: str, namespace: str, bod
 
 
 def ensure_system_objects(operations: Operations) -> None:
-    """Create the system namespaces, their default service accounts and the `kubernetes` service."""
+    """Create the system namespaces, their default service accounts, priority classes and ClusterRoles."""
     for name in SYSTEM_NAMESPACES:
         _ensure(operations, "", "namespaces", "", {"metadata": {"name": name}})
         _ensure(operations, "", "serviceaccounts", name, {"metadata": {"name": "default"}})
@@ -56,6 +58,21 @@ def _ensure_role(operations: Operations, role: dict[str, Any]) -> None:
         reference = {"apiGroup": rbac.GROUP, "kind": "ClusterRole", "name": name}
         binding = {"metadata": {"name": name, "labels": labels}, "roleRef": reference, "subjects": subjects}
         _ensure(operations, rbac.GROUP, "clusterrolebindings", "", binding)
+
+
+def expire_events(operations: Operations, ttl_seconds: float) -> None:
+    """Remove the events that nobody has written for this long."""
+    oldest = datetime.now(UTC).timestamp() - ttl_seconds
+    resource = operations.registry.find("", "v1", "events")
+    assert resource is not None
+    for entry in operations.store.list(resource.storage):
+        series = entry.obj.get("series") or {}
+        times = (series.get("lastObservedTime"), entry.obj.get("lastTimestamp"), entry.obj.get("eventTime"))
+        written = max(
+            parse_time(text).timestamp() for text in (entry.obj["metadata"]["creationTimestamp"], *times) if text
+        )
+        if written < oldest:
+            operations.delete(resource, entry.namespace, entry.name, DeleteOptions())
 
 
 def install_hooks(operations: Operations) -> None:

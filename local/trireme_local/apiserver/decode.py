@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 from . import definitions
@@ -43,7 +44,10 @@ class Decoder:
 
     def decode(self, value: Any, schema: Schema, path: str = "") -> Any:
         """The value without nulls, unknown fields and empty optional collections. Raises DecodeError."""
+        micro = schema.get("$ref", "").endswith(".MicroTime")
         schema = definitions.resolve(schema)
+        if schema.get("format") == "date-time":
+            return _time(value, schema, path, micro)
         if schema.get("x-kubernetes-preserve-unknown-fields"):
             return value
         if schema.get("type") in ("object", None):
@@ -85,6 +89,22 @@ def _is_collection(schema: Schema) -> bool:
     return schema.get("type") == "array" or ("additionalProperties" in schema and "properties" not in schema)
 
 
+def _time(value: Any, schema: Schema, path: str, micro: bool) -> str:
+    """A metav1.Time in whole seconds of UTC; a MicroTime, which must come with six decimals, keeps them."""
+    if not isinstance(value, str):
+        raise _mismatch(value, schema, path)
+    layout = "2006-01-02T15:04:05.000000Z07:00" if micro else "2006-01-02T15:04:05Z07:00"
+    match = _TIME.match(value)
+    if match is None or (micro and len(match[1] or "") != len(".000000")):
+        raise DecodeError(f'parsing time "{value}" as "{layout}": cannot parse {path}')
+    whole = value if match[1] is None else value.replace(match[1], match[1][:7], 1)
+    try:
+        moment = datetime.fromisoformat(whole.replace("Z", "+00:00")).astimezone(UTC)
+    except ValueError as error:
+        raise DecodeError(f'parsing time "{value}": {error}') from None
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if micro else "%Y-%m-%dT%H:%M:%SZ")
+
+
 def _scalar(value: Any, schema: Schema, path: str) -> Any:
     kind, form = schema["type"], schema.get("format")
     if form == "int-or-string":
@@ -103,8 +123,6 @@ def _scalar(value: Any, schema: Schema, path: str) -> Any:
     if kind == "string":
         if not isinstance(value, str):
             raise _mismatch(value, schema, path)
-        if form == "date-time" and not _TIME.match(value):
-            raise DecodeError(f'parsing time "{value}" as "2006-01-02T15:04:05Z07:00": cannot parse {path}')
         if form == "byte":
             try:
                 base64.b64decode(value, validate=True)

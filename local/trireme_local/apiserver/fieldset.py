@@ -171,6 +171,21 @@ def field_set(value: Any, where: Node, path: Path = ()) -> Iterator[Path]:
                 yield from field_set(item, where.item(), below)
 
 
+def duplicates(value: Any, where: Node, path: Path = ()) -> Iterator[Path]:
+    """Paths of list items whose key another item of the same list has too."""
+    kind = _descends(where, value)
+    if kind == "map":
+        for key, item in value.items():
+            yield from duplicates(item, where.child(key), (*path, f"f:{key}"))
+    elif kind == "list":
+        elements = [where.element(item) for item in value]
+        for element in sorted({element for element in elements if elements.count(element) > 1}):
+            yield (*path, element)
+        for element, item in zip(elements, value, strict=True):
+            if where.kind == "list":
+                yield from duplicates(item, where.item(), (*path, element))
+
+
 @dataclass
 class Comparison:
     """What differs between two objects."""

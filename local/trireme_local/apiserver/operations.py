@@ -15,10 +15,11 @@ from .auth import User
 from .decode import DecodeError
 from .registry import Registry
 from .resource import Resource, now
-from .store import Obj, Store
+from .store import Obj, Store, encode
 
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _SUFFIX_LENGTH = 5
+_MAX_OBJECT_BYTES = 1536 * 1024
 
 
 @dataclass
@@ -136,6 +137,7 @@ class Operations:
             raise errors.already_exists(resource.group, resource.plural, name)
         admission.before_create(self.store, self.registry, resource, obj)
         options.warnings += resource.strategy.warnings(obj)
+        _check_size(obj)
         if options.dry_run:
             return obj
         stored = self.store.put(resource.storage, namespace, name, obj).obj
@@ -228,6 +230,7 @@ class Operations:
             new["metadata"]["generation"] = old_meta.get("generation", 0) + 1
         if managed.same(new, old):
             return old
+        _check_size(new)
         if options.dry_run:
             return new
         if _fully_deleted(new, old):
@@ -309,6 +312,12 @@ class Operations:
     def _run_hooks(self, resource: Resource, new: Obj | None, old: Obj | None) -> None:
         for hook in self.hooks:
             hook(resource, new, old)
+
+
+def _check_size(obj: Obj) -> None:
+    """Refuse what etcd would not take."""
+    if len(encode(obj)) > _MAX_OBJECT_BYTES:
+        raise errors.ApiError(500, "", "etcdserver: request is too large")
 
 
 def _match_namespace(resource: Resource, namespace: str, meta: Obj) -> None:

@@ -114,6 +114,8 @@ class Selector:
 
 def field_value(obj: Obj, path: str) -> str:
     """The string that a field selector compares: "" for an absent field, as a real server does."""
+    if path == "source":  # of events: whoever reported it, under its old or its new name
+        return str((obj.get("source") or {}).get("component") or obj.get("reportingComponent", ""))
     value: object = obj
     for part in path.lstrip(".").split("."):
         value = value.get(part) if isinstance(value, dict) else None

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from . import discovery, errors, openapi_protobuf, protobuf, resource_api, yaml_body
 from .auth import ANONYMOUS, Authenticator, User
-from .bootstrap import ensure_system_objects, install_hooks
+from .bootstrap import ensure_system_objects, expire_events, install_hooks
 from .definitions import KUBERNETES_VERSION
 from .guards import Guard
 from .openapi import OpenApi
@@ -30,6 +30,8 @@ from .watch import Lister
 
 logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 3 * 1024 * 1024
+EVENT_TTL_SECONDS = 3600.0
+EVENT_SWEEP_SECONDS = 60.0
 _BEARER = "Bearer "
 _VERSION = {
     "major": "1",
@@ -75,12 +77,20 @@ class ApiServer:
 
     async def _startup(self, _: web.Application) -> None:
         self.client = aiohttp.ClientSession()
+        self._expiry = asyncio.create_task(self._expire_events())
+
+    async def _expire_events(self) -> None:
+        """Remove events an hour after they were last written, as a real server's --event-ttl does."""
+        while True:
+            expire_events(self.operations, EVENT_TTL_SECONDS)
+            await asyncio.sleep(EVENT_SWEEP_SECONDS)
 
     async def _shutdown(self, _: web.Application) -> None:
         for close in tuple(self.closers):
             close()
 
     async def _cleanup(self, _: web.Application) -> None:
+        self._expiry.cancel()
         if self.client is not None:
             await self.client.close()
         self.store.close()

@@ -226,7 +226,8 @@ class Watcher:
                 try:
                     line = await asyncio.wait_for(self._queue.get(), wait)
                 except TimeoutError:
-                    if self._options.bookmarks:
+                    # A bookmark must not overtake an event that arrived with the timeout.
+                    if self._options.bookmarks and self._queue.empty():
                         yield self._bookmark()
                         next_bookmark = time.monotonic() + BOOKMARK_SECONDS
                     continue
