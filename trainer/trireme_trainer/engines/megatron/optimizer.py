@@ -48,6 +48,7 @@ class Optimizer:
         assert isinstance(self.distributed, DistributedOptimizer)
         self.model = model
         self.clip_grad = settings.clip_grad
+        self.weight_decay = settings.weight_decay
         for group in self.adam.param_groups:
             group["fused"] = True
         self.set_adam_step(0)
@@ -94,6 +95,8 @@ class Optimizer:
             self._clip(grad_norm)
             for group in self.adam.param_groups:
                 group["lr"] = learning_rate * group["lr_mult"]
+                # Megatron-core marks norms by a multiplier of 0, which only its own scheduler would apply.
+                group["weight_decay"] = self.weight_decay * group["wd_mult"]
             self.distributed.step_with_ready_grads()
         return OptimizerStep(grad_norm, applied)
 
