@@ -50,7 +50,7 @@ def serve_command(directory: Path, address: str, port: int, access: StoreAccess)
 
     Multipart uploads are gathered in memory and written at completion; a directory cache of one
     second makes objects written by other processes visible soon. Never 0s: rclone then forgets directories in a busy
-    loop that starves requests.
+    loop that starves requests. Empty directories stay: removing them would race with uploads into them.
     """
     command = [
         rclone_program(),
@@ -63,8 +63,9 @@ def serve_command(directory: Path, address: str, port: int, access: StoreAccess)
         "1s",
         "--config",
         "/dev/null",
+        "--no-cleanup",
         "--log-level",
-        "INFO",
+        "NOTICE",
     ]
     return command, {"RCLONE_AUTH_KEY": f'"{access.access_key},{access.secret_key}"'}
 

@@ -71,22 +71,25 @@ def test_a_second_cluster_lives_beside_the_first_and_goes_without_a_trace(cluste
         there = cluster.kubectl.wait_phase("same-name", "Running")["status"]["podIP"]
         assert here.split(".")[1] != there.split(".")[1]
 
-        assert "already running" in trireme_local("up", "--nodes", "1", "--dir", str(home), "--name", "second")
-        assert "Ready=True" in trireme_local("status", "--dir", str(home))
+        local, said = LocalCluster(home), list[str]()
+        local.up(nodes=1, say=said.append)
+        assert said == ["cluster 'second' is already running"]
         trireme_local("kill-node", "node-1", "--dir", str(home))
         assert "dead" in trireme_local("status", "--dir", str(home), code=1)
-        assert "no node 'node-9'" in trireme_local("kill-node", "node-9", "--dir", str(home), code=1)
+        with pytest.raises(ClusterError, match="no node 'node-9'"):
+            local.kill_node("node-9")
 
-        trireme_local("down", "--keep", "--dir", str(home))
+        local.down(keep=True)
         assert processes_naming(str(home)) == []
-        trireme_local("up", "--nodes", "1", "--dir", str(home))
+        local.up(nodes=1, say=said.append)
         assert kubectl.exists("pod", "same-name"), "kept objects are there again"
         assert store.get_object(Bucket="trireme", Key="a/b")["Body"].read() == b"bytes"
     finally:
         trireme_local("down", "--dir", str(home))
     assert processes_naming(str(home)) == []
     assert sorted(path.name for path in home.iterdir()) == [".lock", "logs"]
-    assert "no cluster" in trireme_local("status", "--dir", str(home), code=1)
+    with pytest.raises(ClusterError, match="no cluster in"):
+        LocalCluster(home).status()
     assert cluster.kubectl.get("pod", "same-name")["status"]["phase"] == "Running"
     cluster.kubectl.delete_pods("same-name")
 
