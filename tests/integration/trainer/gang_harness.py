@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -31,11 +32,16 @@ from trireme.protocol import (
     Target,
 )
 from trireme.resources.pretrain import PretrainSpec
+from trireme_trainer.agent.channel import die_with_parent
 
 TOKEN = "secret-of-this-test"
 BUCKET = "bucket"
 ACCESS_KEY, SECRET_KEY = "testaccess", "testsecret"
 RCLONE = Path(sys.executable).with_name("rclone")
+
+
+die_with_this = functools.partial(die_with_parent, os.getpid())
+"""So that a test run that is killed leaves no gang training behind."""
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -57,7 +63,7 @@ class S3Server:
         self._process = subprocess.Popen(
             [RCLONE, "serve", "s3", "--addr", f"127.0.0.1:{self.port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}",
              "--dir-cache-time", "1s", "--config", "/dev/null", str(self.directory)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0, preexec_fn=die_with_this,
         )  # fmt: skip
         wait_for(self._answers, 60)
 
@@ -228,7 +234,7 @@ class Gang:
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "trireme_trainer.agent"],
-                env=environment, stdout=output, stderr=subprocess.STDOUT, process_group=0,
+                env=environment, stdout=output, stderr=subprocess.STDOUT, process_group=0, preexec_fn=die_with_this,
             )  # fmt: skip
         agent = AgentProcess(slot, address, port, metrics_port, process, log)
         self.agents[slot] = agent
