@@ -8,6 +8,7 @@ from trireme.resources.status import (
     GangStatus,
     JobStatus,
     ModelStatus,
+    ProgressStatus,
     ResumeFrom,
     SlotStatus,
 )
@@ -112,7 +113,7 @@ def _forming(s: Situation) -> Step | None:
         return suspended
     for slot in s.slots:
         pod = s.pods.get(slot)
-        if pod is not None and pod.finished:
+        if pod is not None and pod.finished and not _leaving(s, slot):
             return restarts.after_fault(s, faults.of_pod(s, pod, s.now))
     if all(_ready(s, slot) for slot in s.slots):
         slots = [_slot_status(s, slot) for slot in s.slots]
@@ -212,6 +213,7 @@ def _record(s: Situation, report: Report, proposal: ProposedResume) -> Step:
     status = s.status.model_copy(
         update={
             "dataset": DatasetStatus(**proposal.dataset.model_dump()),
+            "progress": _back_to(s, step),
             "checkpoint": verified,
             "restarts": progress.stamp(s.status.restarts, s.gang.attempt, **times),
         }
@@ -220,6 +222,16 @@ def _record(s: Situation, report: Report, proposal: ProposedResume) -> Step:
     where = f"step {step}, {point.uri}" if point else "step 0, no checkpoint exists"
     events.append(JobEvent("Normal", "ResumePointRecorded", f"attempt {s.gang.attempt} starts at {where}"))
     return status, tuple(events)
+
+
+def _back_to(s: Situation, step: int) -> ProgressStatus | None:
+    """Progress at the resume point; the highest step stays known."""
+    old = s.status.progress
+    if old is None or old.step == step:
+        return old
+    tokens = old.tokens * step // old.step if old.step else 0
+    percent = f"{100 * step // max(1, old.total_steps)}%"
+    return old.model_copy(update={"step": step, "tokens": tokens, "percent": percent, "eta_seconds": None})
 
 
 def _running(s: Situation) -> Step | None:
@@ -244,7 +256,8 @@ def _running(s: Situation) -> Step | None:
 
 
 def _leaving(s: Situation, slot: int) -> bool:
-    report, pod = s.current(slot), s.pods.get(slot)
+    """Whether the slot's pod was told to end, so that its end is nothing new."""
+    report, pod = s.report(slot), s.pods.get(slot)
     return (report is not None and report.terminating) or (pod is not None and pod.deleting)
 
 

@@ -61,6 +61,8 @@ class Store:
     """The object store."""
 
     commits: list[Commit] = field(default_factory=list)
+    problem: InputsProblem | None = None  # what every preparation finds
+    late: bool = True  # whether an upload may arrive while ranks are being stopped
     resumes: dict[int, ResumePoint | None] = field(default_factory=dict)  # resume.json of each attempt that started
 
     def lineage(self, before: int) -> list[Commit]:
@@ -192,7 +194,8 @@ class Agent:
             self.ranks_of = self.finished_of = 0
             self.failure, self.hung, self.model = None, False, None
             self.state = AgentState.IDLE
-        if target.phase == Phase.PREPARE and self.slot == 0 and self.prepared_for != target.attempt:
+        again = self.prepared_for != target.attempt or (self.problem is not None and self.problem.retryable)
+        if target.phase == Phase.PREPARE and self.slot == 0 and again:
             self._prepare(target)
         elif target.phase == Phase.RUN and self.ranks_of == 0 and self.finished_of != target.attempt:
             self._run(target)
@@ -211,7 +214,8 @@ class Agent:
             self.stops_at = self.cluster.now + self.cluster.rng.randrange(5)
         if self.cluster.now < self.stops_at:
             return False
-        if self.slot == 0 and self.ranks_of == self.cluster.gang.attempt and self.cluster.rng.random() < 0.3:
+        late = self.cluster.store.late and self.slot == 0 and self.ranks_of == self.cluster.gang.attempt
+        if late and self.cluster.rng.random() < 0.3:
             self.cluster.gang.late_commit(self, self.cluster.gang.progress.step)
         return True
 
@@ -231,7 +235,9 @@ class Agent:
                 chosen = commit.point
                 break
             rejected.append(RejectedCheckpoint(uri=commit.uri, step=commit.step, reason="DigestMismatch", file="x"))
-        if chosen is None and (rejected or target.verified is not None):
+        if self.cluster.store.problem is not None:
+            self.problem = self.cluster.store.problem
+        elif chosen is None and (rejected or target.verified is not None):
             self.problem = InputsProblem(reason="AllCheckpointsCorrupt", message="none verifies", retryable=False)
         else:
             self.proposal = ProposedResume(dataset=DATASET, resume=chosen, rejected=rejected)

@@ -1,0 +1,284 @@
+"""What the operator does about each kind of fault, told in the simulated cluster."""
+
+from sim_agents import TOTAL_STEPS
+from sim_scenario import Story
+
+from trireme.protocol import FailureKind, InputsProblem, Phase
+from trireme.resources.status import ConditionType, GangPhase, JobState
+
+
+def test_a_job_runs_to_its_end() -> None:
+    story = Story()
+    story.until_ended()
+    status = story.status
+    assert status.state == JobState.SUCCEEDED
+    assert status.progress is not None
+    assert status.progress.step == TOTAL_STEPS
+    assert status.restarts.total == 0
+    assert status.model is not None
+    for reason in (
+        "Accepted",
+        "GangForming",
+        "GangReady",
+        "ResumePointRecorded",
+        "CheckpointCommitted",
+        "JobSucceeded",
+    ):
+        assert reason in story.reasons()
+    story.run(10)
+    assert {pod["status"]["phase"] for pod in story.cluster.pods.values()} == {"Succeeded"}
+
+
+def test_a_lost_node_moves_its_slot_and_leaves_the_other_pod() -> None:
+    story = Story()
+    story.until_step(8)
+    kept, lost = story.pod_uid(0), story.pod_uid(1)
+    node = story.kill_node_of(1)
+    story.until_running(2)
+    assert story.pod_uid(0) == kept
+    assert story.pod_uid(1) != lost
+    assert story.causes() == {"NodeLost": 1}
+    assert story.status.failure is not None
+    assert story.status.failure.node == node
+    assert story.status.gang.resume_from is not None
+    assert story.status.gang.resume_from.step == 6
+    record = story.status.restarts.history[-1]
+    assert record.step >= 8
+    assert record.raised_at <= record.fenced_at <= record.ready_at <= record.run_at  # type: ignore[operator]
+    story.until_ended()
+    assert story.status.state == JobState.SUCCEEDED
+    assert story.status.restarts.application == 0
+
+
+def test_without_a_spare_node_the_job_says_so_and_goes_on_when_one_returns() -> None:
+    story = Story(nodes=("n1", "n2"))
+    story.until_step(8)
+    node = story.kill_node_of(1)
+    story.until(lambda: story.condition(ConditionType.SCHEDULED).reason == "NoReplacementNode")
+    assert "1 nodes with enough free resources needed, 0 found" in story.condition(ConditionType.SCHEDULED).message
+    assert story.status.state == JobState.RESTARTING
+    story.cluster.nodes[node].alive = True
+    story.until_ended()
+    assert story.status.state == JobState.SUCCEEDED
+    assert story.status.restarts.total == 1
+
+
+def test_a_frozen_nodes_late_commit_is_not_adopted() -> None:
+    story = Story()
+    story.until_step(8)
+    leader = story.agent(0)
+    story.cluster.nodes[leader.node].frozen = True
+    story.until_running(2)
+    story.run(3)
+    story.cluster.nodes[leader.node].frozen = False
+    story.cluster.gang.late_commit(leader, 8)
+    assert story.cluster.store.commits[-1].orphan
+    story.run(5)
+    assert leader.uid not in story.cluster.agents
+    story.agent(1).fail(FailureKind.KILLED)
+    story.until_running(3)
+    resume = story.status.gang.resume_from
+    assert resume is not None
+    assert resume.uri != "s3://b/a1/step-8"
+    story.until_ended()
+    assert story.status.state == JobState.SUCCEEDED
+
+
+def test_a_rank_that_raises_restarts_in_place_and_is_the_culprit() -> None:
+    story = Story()
+    story.until_step(8)
+    pods = story.pod_uid(0), story.pod_uid(1)
+    story.agent(1).fail(FailureKind.EXCEPTION, "ValueError", "bad number", step=9)
+    story.until_running(2)
+    assert (story.pod_uid(0), story.pod_uid(1)) == pods
+    failure = story.status.failure
+    assert failure is not None
+    assert (failure.rank, failure.exception, failure.step, failure.message) == (1, "ValueError", 9, "bad number")
+    assert story.status.restarts.application == 1
+
+
+def test_the_same_exception_at_the_same_step_twice_ends_the_job() -> None:
+    story = Story()
+    story.cluster.gang.deterministic_failure_at = 10
+    story.until_ended()
+    failed = story.condition(ConditionType.FAILED)
+    assert (failed.status, failed.reason) == ("True", "DeterministicFailure")
+    assert story.status.restarts.total == 1
+    assert story.status.failure is not None
+    assert story.status.failure.exception == "ValueError"
+
+
+def test_a_nan_loss_ends_the_job_at_once() -> None:
+    story = Story()
+    story.until_step(5)
+    story.agent(0).fail(FailureKind.NAN_LOSS)
+    story.until_ended()
+    assert story.condition(ConditionType.FAILED).reason == "NaNLoss"
+    assert story.status.gang.attempt == 1
+
+
+def test_one_fault_more_than_the_budget_ends_the_job() -> None:
+    story = Story()
+    for attempt in (1, 2):
+        story.until_running(attempt)
+        story.until(lambda: story.agent(1).ranks_of)
+        story.run(3)
+        story.agent(1).fail(FailureKind.OOM_KILLED)
+        story.run(3)
+    story.until_ended()
+    assert story.condition(ConditionType.FAILED).reason == "OutOfMemoryBudgetExhausted"
+    assert story.status.restarts.out_of_memory == 1
+
+
+def test_a_hanging_rank_is_restarted() -> None:
+    story = Story()
+    story.until_step(8)
+    story.agent(1).hung = True
+    story.until_running(2)
+    assert story.causes() == {"Hang": 1}
+    story.until_ended()
+    assert story.status.state == JobState.SUCCEEDED
+
+
+def test_a_drained_pod_saves_first_and_is_charged_to_nobody() -> None:
+    story = Story()
+    story.until_step(8)
+    story.cluster.delete_pod("j-1", None, None, None)
+    story.until_running(2)
+    assert story.causes() == {"Preemption": 1}
+    restarts = story.status.restarts
+    assert (restarts.application, restarts.infrastructure, restarts.out_of_memory, restarts.hang) == (0, 0, 0, 0)
+    resume, record = story.status.gang.resume_from, restarts.history[-1]
+    assert resume is not None
+    assert resume.step >= record.step, "no step was lost"
+
+
+def test_suspend_saves_gives_the_pods_back_and_goes_on_later() -> None:
+    story = Story()
+    story.until_step(8)
+    story.cluster.edit_job(suspend=True)
+    story.until(lambda: story.condition(ConditionType.SUSPENDED).status == "True")
+    assert story.cluster.pods == {}
+    assert story.status.state == JobState.SUSPENDED
+    saved = story.status.checkpoint.step
+    assert saved is not None
+    assert saved >= 8
+    story.run(20)
+    story.cluster.edit_job(suspend=False)
+    story.until_running(2)
+    assert story.status.gang.resume_from is not None
+    assert story.status.gang.resume_from.step == saved
+    assert story.status.restarts.total == 0
+    assert story.status.time.seconds.suspended >= 20
+    story.until_ended()
+    assert story.status.state == JobState.SUCCEEDED
+
+
+def test_a_corrupt_checkpoint_is_named_and_the_one_before_is_taken() -> None:
+    story = Story()
+    story.until_step(10)
+    story.cluster.store.commits[-1].good = False
+    story.agent(1).fail(FailureKind.KILLED)
+    story.until_running(2)
+    assert story.status.gang.resume_from is not None
+    assert story.status.gang.resume_from.step == 6
+    assert any(reason == "CheckpointRejected" and "step-9" in message for reason, message in story.events)
+    story.until_ended()
+    assert story.status.state == JobState.SUCCEEDED
+
+
+def test_all_checkpoints_corrupt_fails_and_never_starts_over() -> None:
+    story = Story()
+    story.until_step(10)
+    for commit in story.cluster.store.commits:
+        commit.good = False
+    story.agent(1).fail(FailureKind.KILLED)
+    story.until_ended()
+    assert story.condition(ConditionType.FAILED).reason == "AllCheckpointsCorrupt"
+
+
+def test_checkpoints_that_vanish_fail_and_never_start_over() -> None:
+    story = Story()
+    story.until_step(10)
+    story.cluster.store.commits.clear()
+    story.agent(1).fail(FailureKind.KILLED)
+    story.until_ended()
+    assert story.condition(ConditionType.FAILED).reason in ("AllCheckpointsCorrupt", "CheckpointMissing")
+
+
+def test_an_operator_outage_alone_stops_nothing() -> None:
+    story = Story()
+    story.until_step(5)
+    for _ in range(15):
+        story.cluster.tick()
+    story.operator.start()
+    story.run(3)
+    assert story.status.gang.attempt == 1
+    story.until_ended()
+    assert story.status.state == JobState.SUCCEEDED
+    assert story.status.restarts.total == 0
+
+
+def test_bad_inputs_wait_or_fail_as_the_agent_says() -> None:
+    story = Story()
+    story.cluster.store.problem = InputsProblem(reason="AccessDenied", message="403 from s3://b", retryable=True)
+    story.until_phase(GangPhase.PREPARING)
+    story.run(5)
+    ready = story.condition(ConditionType.INPUTS_READY)
+    assert (ready.status, ready.reason) == ("False", "AccessDenied")
+    assert story.status.completion_time is None
+    story.cluster.store.problem = InputsProblem(reason="DataEmpty", message="0 tokens in s3://b/text", retryable=False)
+    story.until_ended()
+    failed = story.condition(ConditionType.FAILED)
+    assert (failed.reason, failed.message) == ("DataEmpty", "0 tokens in s3://b/text")
+    assert story.cluster.gang.progress.step == 0
+
+
+def test_a_spec_that_cannot_work_is_refused_with_the_numbers_and_no_pods() -> None:
+    story = Story(parallelism={"tensor": 3})
+    story.run(2)
+    accepted = story.condition(ConditionType.ACCEPTED)
+    assert accepted.status == "False"
+    assert "parallelism" in accepted.message
+    assert "3" in accepted.message
+    assert story.status.state == JobState.REJECTED
+    assert story.cluster.pods == {}
+    story.cluster.edit_job(parallelism={"tensor": 1})
+    story.until_ended()
+    assert story.status.state == JobState.SUCCEEDED
+
+
+def test_changed_settings_reach_the_agents_without_a_restart() -> None:
+    story = Story()
+    story.until_step(5)
+    story.cluster.edit_job(checkpoint={**story.cluster.job["spec"]["checkpoint"], "keep": 7})
+    story.run(3)
+    for slot in (0, 1):
+        target = story.agent(slot).target
+        assert target is not None
+        assert (target.settings.keep, target.attempt, target.phase) == (7, 1, Phase.RUN)
+    assert story.status.restarts.total == 0
+
+
+def test_the_deadline_ends_a_job() -> None:
+    story = Story(activeDeadlineSeconds=15)
+    story.until_ended()
+    assert story.condition(ConditionType.FAILED).reason == "DeadlineExceeded"
+    story.run(10)
+    assert not story.cluster.gang.executing()
+
+
+def test_a_node_with_many_faults_is_avoided() -> None:
+    story = Story()
+    for attempt in (1, 2, 3):
+        story.until_running(attempt)
+        story.until(lambda: story.agent(1).ranks_of)
+        story.run(3)
+        node = story.agent(1).node
+        story.agent(1).fail(FailureKind.KILLED)
+        story.run(2)
+    story.until_running(4)
+    assert story.agent(1).node != node
+    records = {r.node: r for r in story.status.gang.node_records}
+    assert records[node].excluded
+    assert records[node].failures == 3
