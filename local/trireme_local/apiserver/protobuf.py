@@ -207,5 +207,6 @@ def decode(raw: bytes) -> Obj:
             what = f"{MEDIA_TYPE} of kind {kind} in {version}"
             raise errors.unsupported_media_type(what, ("application/json", "application/yaml"))
         return {"apiVersion": version, "kind": kind, **_message(kind, envelope.get(2, b""))}
-    except (ValueError, IndexError, AttributeError) as error:
+    except (ValueError, IndexError, AttributeError, TypeError, OverflowError, OSError) as error:
+        # A field whose wire type is not that of its kind shows as one of these.
         raise errors.bad_request(f"couldn't decode the protobuf body: {error}") from None

@@ -266,3 +266,16 @@ def test_a_body_that_is_not_json_is_a_bad_request(apiserver: ApiServerProcess) -
     wrong = apiserver.request("POST", CONFIG_MAPS, {**config_map("t"), "data": {"a": 1}})
     assert wrong.status == 400
     assert "cannot unmarshal number into Go struct field data.a of type string" in wrong.body["message"]
+
+
+def test_an_object_that_etcd_would_refuse_is_refused(apiserver: ApiServerProcess) -> None:
+    path = "/api/v1/namespaces/default/events"
+    body = {
+        "metadata": {"name": "huge"},
+        "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"},
+        "message": "x" * 2_000_000,
+    }
+    answer = apiserver.request("POST", path, body)
+    assert (answer.status, answer.body["message"]) == (500, "etcdserver: request is too large")
+    too_big = apiserver.request("POST", path, {**body, "message": "x" * 4_000_000})
+    assert (too_big.status, too_big.body["reason"]) == (413, "RequestEntityTooLarge")

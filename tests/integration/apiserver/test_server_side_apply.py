@@ -113,6 +113,16 @@ def test_apply_refuses_what_it_cannot_understand(apiserver: ApiServerProcess) ->
     assert forced.status == 422
 
 
+def test_apply_wants_to_know_every_field_and_key_once(apiserver: ApiServerProcess) -> None:
+    unknown = apply(apiserver, f"{MAPS}/typed", {"dota": {}}, "me")
+    assert unknown.status == 500
+    assert ".dota: field not declared in schema" in unknown.body["message"]
+    twice = {"spec": {"containers": [{"name": "c", "image": "i"}, {"name": "c", "image": "j"}]}}
+    refused = apply(apiserver, f"{PODS}/twice", twice, "me")
+    assert refused.status == 500
+    assert '.spec.containers: duplicate entries for key [name="c"]' in refused.body["message"]
+
+
 def test_yaml_configurations_are_read(apiserver: ApiServerProcess) -> None:
     text = b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: yaml}\ndata: {a: '1'}\n"
     answer = apiserver.request("PATCH", f"{MAPS}/yaml?fieldManager=me", text, content_type=APPLY)
