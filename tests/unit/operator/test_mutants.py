@@ -21,6 +21,8 @@ SETTINGS = settings(
 )
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("path", MUTANTS, ids=lambda path: path.stem)
 def test_seeded_bug_is_caught(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = importlib.util.spec_from_file_location(f"mutant_{path.stem}", path)
