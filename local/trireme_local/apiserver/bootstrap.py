@@ -85,6 +85,8 @@ def install_hooks(operations: Operations) -> None:
                 operations.registry.crd_removed(old["metadata"]["name"])
                 return
             operations.registry.crd_changed(new)
+            if old is not None and old["spec"] != new["spec"]:
+                read_by_schema(operations, new)
             if new["metadata"].get("deletionTimestamp"):
                 _empty_crd(operations, new)
         elif resource.custom and new is None and operations.registry.is_terminating(resource):
@@ -111,6 +113,18 @@ def _aggregate_roles(operations: Operations, resource: Resource) -> None:
             if rules != (entry.obj.get("rules") or []):
                 operations.replace(resource, "", entry.name, {**entry.obj, "rules": rules}, system_options())
                 return
+
+
+def read_by_schema(operations: Operations, crd: Obj) -> None:
+    """Prune and default the stored objects of a CRD by its schema of now, as a real server does on every read."""
+    resource = operations.registry.any_version(crd["spec"]["group"], crd["spec"]["names"]["plural"])
+    if resource is None:
+        return
+    for entry in operations.store.list(resource.storage):
+        read, _ = resource.strategy.decode(entry.obj)
+        resource.strategy.default(read)
+        if read != entry.obj:
+            operations.store.reinterpret(resource.storage, entry.namespace, entry.name, read)
 
 
 def _empty_crd(operations: Operations, crd: Obj) -> None:

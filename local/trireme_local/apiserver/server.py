@@ -16,14 +16,14 @@ from aiohttp import web
 
 from . import discovery, errors, openapi_protobuf, protobuf, resource_api, yaml_body
 from .auth import ANONYMOUS, Authenticator, User
-from .bootstrap import ensure_system_objects, expire_events, install_hooks
+from .bootstrap import ensure_system_objects, expire_events, install_hooks, read_by_schema
 from .definitions import KUBERNETES_VERSION
 from .guards import Guard
 from .openapi import OpenApi
 from .operations import Operations
 from .pki import Pki
 from .rbac import Attributes, Authorizer
-from .registry import Registry
+from .registry import CRD_KEY, Registry
 from .request import Accepted, RequestInfo, negotiate, parse_path, selected_name
 from .store import Obj, Store, encode
 from .watch import Lister
@@ -65,6 +65,8 @@ class ApiServer:
         install_hooks(self.operations)
         self.operations.guards.append(Guard(self.authorizer).check)
         ensure_system_objects(self.operations)
+        for entry in self.store.list(CRD_KEY):
+            read_by_schema(self.operations, entry.obj)
 
     def application(self) -> web.Application:
         """The aiohttp application of this server."""

@@ -134,6 +134,11 @@ class Store:
         self._publish(resource, Change("DELETED", version, entry, previous))
         return entry
 
+    def reinterpret(self, resource: str, namespace: str, name: str, obj: Obj) -> None:
+        """Show an object differently from now on, without a write: what is stored and its version stay."""
+        current = self._objects[resource][(namespace, name)]
+        self._objects[resource][(namespace, name)] = Entry(namespace, name, current.version, obj, encode(obj))
+
     def _write(self, version: int, statement: str, values: tuple[Any, ...]) -> None:
         self._db.execute("BEGIN IMMEDIATE")
         try:

@@ -219,6 +219,19 @@ def test_deleting_a_definition_deletes_its_objects_first(apiserver: ApiServerPro
     assert apiserver.request("GET", rafts).status == 404
 
 
+def test_stored_objects_are_read_by_the_schema_of_now(apiserver: ApiServerProcess) -> None:
+    apiserver.request("POST", BOATS, boat("older", speed="fast"))
+    before = apiserver.request("GET", f"{BOATS}/older").body
+    crd = apiserver.request("GET", f"{CRDS}/boats.example.dev").body
+    properties = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    properties["flag"] = {"type": "string", "default": "red"}
+    del properties["speed"]
+    assert apiserver.request("PUT", f"{CRDS}/boats.example.dev", crd).status == 200
+    after = apiserver.request("GET", f"{BOATS}/older").body
+    assert after["spec"] == {"oars": 2, "hull": "oak", "flag": "red"}
+    assert after["metadata"] == before["metadata"]
+
+
 def test_openapi_publishes_the_schema(apiserver: ApiServerProcess) -> None:
     index = apiserver.request("GET", "/openapi/v3").body["paths"]
     document = apiserver.request("GET", index["apis/example.dev/v1"]["serverRelativeURL"]).body
