@@ -41,13 +41,13 @@ def measure(
 
     engine = MegatronEngine(config, RankEnvironment(0, 1, 0, "127.0.0.1", port, device))
     engine.setup()
-    batches = [_random_batch(config, seed) for seed in range(4)]
+    batches = [random_batch(config, seed) for seed in range(4)]
     losses: list[float] = []
 
     def engine_step(number: int) -> None:
         losses.append(engine.train_step(batches[number % len(batches)]).loss)
 
-    bare_step = _bare_loop(engine, config, batches)
+    bare_step = bare_loop(engine, config, batches)
     seconds: dict[str, list[float]] = {"engine": [], "bare": []}
     contenders: list[tuple[str, Callable[[int], None]]] = [("engine", engine_step), ("bare", bare_step)]
     for _, step in contenders:
@@ -68,7 +68,7 @@ def measure(
     )
 
 
-def _bare_loop(engine: Any, config: EngineConfig, batches: list[TokenBatch]) -> Callable[[int], None]:
+def bare_loop(engine: Any, config: EngineConfig, batches: list[TokenBatch]) -> Callable[[int], None]:
     """The loop that one writes by hand over Megatron-core: its schedule, its optimizer step, nothing read back."""
     from megatron.core.pipeline_parallel import get_forward_backward_func
 
@@ -78,7 +78,7 @@ def _bare_loop(engine: Any, config: EngineConfig, batches: list[TokenBatch]) -> 
     ]
     positions = torch.arange(config.sequence_length, device=engine.device).expand(config.micro_batch_size, -1)
     forward_backward = get_forward_backward_func()
-    micro_batches = config.global_batch_size // config.micro_batch_size
+    micro_batches = config.global_batch_size // config.layout.data // config.micro_batch_size
 
     def forward(rows: Any, model_: Any) -> Any:
         tokens, labels = next(rows)
@@ -88,7 +88,8 @@ def _bare_loop(engine: Any, config: EngineConfig, batches: list[TokenBatch]) -> 
 
     def step(number: int) -> None:
         tokens, labels = on_device[number % len(on_device)]
-        rows = zip(tokens.split(config.micro_batch_size), labels.split(config.micro_batch_size), strict=True)
+        pieces = (torch.split(whole, config.micro_batch_size) for whole in (tokens, labels))
+        rows = zip(*pieces, strict=True)
         model.zero_grad_buffer()
         forward_backward(
             forward_step_func=forward,
@@ -119,8 +120,8 @@ def _now(device: str) -> float:
     return time.perf_counter()
 
 
-def _random_batch(config: EngineConfig, seed: int) -> TokenBatch:
-    shape = (config.global_batch_size, config.sequence_length + 1)
+def random_batch(config: EngineConfig, seed: int) -> TokenBatch:
+    shape = (config.global_batch_size // config.layout.data, config.sequence_length + 1)
     tokens = np.random.default_rng(seed).integers(0, config.model.vocab_size, size=shape, dtype=np.int64)
     return TokenBatch(tokens[:, :-1].copy(), tokens[:, 1:].copy())
 

@@ -48,5 +48,5 @@ class StepHistory:
     def stored(self, segment: int, lines: int) -> None:
         """The store has so many lines of a segment; one that is complete needs no memory any more."""
         self._stored[segment] = lines
-        if segment < max(self._lines) and lines == len(self._lines[segment]):
+        if segment < max(self._lines) and lines == len(self._lines.get(segment, ())):
             del self._lines[segment]
