@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 from gang_harness import Gang, wait_for
 
@@ -50,3 +51,25 @@ def test_a_killed_rank_is_reported_and_the_next_attempt_finishes_the_job(make_ga
     log = (gang.job_directory / "logs" / "a1" / "rank-0.log").read_text()
     assert "step 22/60" in log
     gang.release()
+
+
+def test_ranks_are_plain_processes_where_none_can_be_forked(make_gang: Callable[..., Gang]) -> None:
+    """The process that forks ranks is killed: its ranks go with it, and the next attempt does without."""
+    gang = make_gang(workers__nodes=1, training__steps=100_000, checkpoint__intervalSteps=None)
+    gang.start_all()
+    gang.form()
+    gang.wait_step(2)
+    (rank,) = gang.agents[0].rank_pids()
+    parent = int(Path(f"/proc/{rank}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    assert parent != gang.agents[0].process.pid
+    os.kill(parent, signal.SIGKILL)
+    failure = gang.wait_state(AgentState.FAILED, seconds=30)[0].failure
+    assert failure is not None
+    assert failure.kind is FailureKind.KILLED
+    wait_for(lambda: not Path(f"/proc/{rank}").exists(), 10)
+    gang.form()
+    gang.wait_step(2)
+    (rank,) = gang.agents[0].rank_pids()
+    assert b"trireme_trainer.pretrain" in Path(f"/proc/{rank}/cmdline").read_bytes()
+    gang.agents[0].process.kill()
+    wait_for(lambda: not Path(f"/proc/{rank}").exists(), 10)

@@ -222,6 +222,25 @@ def test_inputs_that_are_missing_are_named_and_nothing_is_stored_but_the_owner(
     assert stored in ([], ["owner.json"])
 
 
+def test_data_in_the_store_is_prepared_as_data_on_disk_is(trained: Trained, tmp_path: Path) -> None:
+    texts = {
+        "a.txt": "the words of one document " * 30,
+        "deep/b.jsonl": json.dumps({"text": "of another " * 30}) + "\n",
+    }
+    tokens = []
+    for root, uri in ((tmp_path / "texts", str(tmp_path / "texts")), (trained.server.bucket / "in", "s3://bucket/in")):
+        for name, text in texts.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        spec = make_spec(data__sources=[{"uri": uri}], data__validation=None)
+        result = trained.propose(make_job(trained.server, spec, name=root.name), attempt=1)
+        assert result.proposal is not None, result.problem
+        assert result.proposal.resume is None
+        assert result.proposal.dataset.documents == 2
+        tokens.append(result.proposal.dataset.tokens)
+    assert tokens[0] == tokens[1]
+
+
 def test_wrong_credentials_and_an_absent_server_are_told_apart(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,13 +114,13 @@ class Attempt:
                 first_rank=environment.slot * config.ranks_per_slot,
                 count=config.ranks_per_slot,
                 world_size=config.world_size,
-                environment={},
                 directory=self._root,
             ),
             launcher,
             self._on_event,
         )
         self._task = asyncio.create_task(self._run())
+        self._contact = asyncio.create_task(self._contact_loop())
 
     # -- orders
 
@@ -139,6 +139,7 @@ class Attempt:
     async def stop(self) -> None:
         """End everything of this attempt: afterwards it can neither compute nor commit."""
         self._fetcher.cancel()
+        self._contact.cancel()
         if self._exported is not None:
             self._exported.cancel()
         if self.state is AgentState.RUNNING:
@@ -191,7 +192,7 @@ class Attempt:
     # -- life
 
     async def _run(self) -> None:
-        helpers = [asyncio.create_task(self._log_loop()), asyncio.create_task(self._leader_loop())]
+        logs = asyncio.create_task(self._log_loop())
         try:
             await self._start()
             await self._supervise()
@@ -201,10 +202,9 @@ class Attempt:
             log.exception("attempt %d", self.number)
             await self._end(self._failure(FailureKind.EXIT, f"the agent failed: {type(error).__name__}: {error}"))
         finally:
-            for helper in helpers:
-                helper.cancel()
-        await self._upload_logs()
+            logs.cancel()
         self.clock.stop(time.monotonic())
+        await self._upload_logs()
 
     @property
     def _first_rank(self) -> int:
@@ -216,7 +216,7 @@ class Attempt:
         (self._root / "target.json").write_text(self.target.to_json())
         fetched = asyncio.get_running_loop().run_in_executor(self._threads, self._fetcher.run)
         port = await self._rendezvous()
-        self.ranks._start.environment.update(
+        await self.ranks.start(
             {
                 "MASTER_ADDR": self.target.hosts[0].address,
                 "MASTER_PORT": str(port),
@@ -225,7 +225,6 @@ class Attempt:
                 "TRIREME_SAVE_DIRECTORY": str(self._root / "saves"),
             }
         )
-        await self.ranks.start()
         if self._drain_deadline is not None:
             self.ranks.send(Drain())
         waiting = asyncio.ensure_future(self._first_bad_end())
@@ -330,14 +329,18 @@ class Attempt:
 
     # -- loops
 
-    async def _leader_loop(self) -> None:
-        """Keep in touch with slot 0; it counts our calls as its own contact."""
-        while self._env.slot != 0:
-            try:
-                await self._leader.state()
-                self._fence.heard_gang(time.monotonic())
-            except PeerError as error:
-                log.debug("%s", error)
+    async def _contact_loop(self) -> None:
+        """Keep in touch with slot 0, which counts our calls as its own contact, for as long as we may commit."""
+        while True:
+            if self._env.slot != 0:
+                try:
+                    await self._leader.state()
+                    self._fence.heard_gang(time.monotonic())
+                except PeerError as error:
+                    log.debug("%s", error)
+            ended = self.state is not AgentState.RUNNING
+            if ended and self._fence.expired(time.monotonic(), self.target.settings.fence_seconds):
+                await self.committer.cancel()
             await asyncio.sleep(LEADER_SECONDS)
 
     async def _log_loop(self) -> None:

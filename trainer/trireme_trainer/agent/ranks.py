@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,7 +100,6 @@ class RankStart:
     first_rank: int
     count: int
     world_size: int
-    environment: dict[str, str]
     directory: Path
 
 
@@ -116,19 +115,19 @@ class RankSet:
         self._launcher = launcher
         self._on_event = on_event
 
-    async def start(self) -> None:
-        """Start all ranks."""
+    async def start(self, environment: Mapping[str, str]) -> None:
+        """Start all ranks with these variables beside their own."""
         for local_rank in range(self._start.count):
-            self.ranks.append(await self._spawn(local_rank))
+            self.ranks.append(await self._spawn(local_rank, environment))
 
-    async def _spawn(self, local_rank: int) -> RankProcess:
+    async def _spawn(self, local_rank: int, shared: Mapping[str, str]) -> RankProcess:
         start, rank = self._start, self._start.first_rank + local_rank
         ours, theirs = socket.socketpair()
         error_file = start.directory / f"rank-{rank}.error.json"
         error_file.unlink(missing_ok=True)
         environment = {
             **child_environment(),
-            **start.environment,
+            **shared,
             "RANK": str(rank),
             "LOCAL_RANK": str(local_rank),
             "WORLD_SIZE": str(start.world_size),

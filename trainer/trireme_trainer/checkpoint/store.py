@@ -106,7 +106,7 @@ class ObjectStore:
             "s3",
             endpoint_url=config.endpoint,
             region_name=config.region or os.environ.get("AWS_REGION") or "us-east-1",
-            verify=config.ca_bundle_file,
+            verify=os.environ.get("AWS_CA_BUNDLE") or config.ca_bundle_file,
             config=Config(
                 connect_timeout=5,
                 read_timeout=30,
