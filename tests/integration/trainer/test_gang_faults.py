@@ -127,3 +127,16 @@ def test_a_pod_asked_to_end_drains_the_whole_gang_even_without_the_operator(make
     del gang.agents[1]
     report = wait_for(lambda: (r := gang.agents[0].report()).state is AgentState.DRAINED and r, 30)
     assert report.checkpoint.last_committed.step == report.progress.step
+
+
+def test_an_exception_is_reported_with_its_type_message_and_traceback(make_gang: Callable[..., Gang]) -> None:
+    gang = make_gang(workers__nodes=1)
+    gang.config = gang.config.model_copy(update={"plan": {**gang.config.plan, "microBatchSize": 3}})
+    gang.start_all()
+    gang.form()
+    failure = gang.wait_state(AgentState.FAILED, seconds=90)[0].failure
+    assert failure is not None
+    assert (failure.kind, failure.rank, failure.exit_code) == (FailureKind.EXCEPTION, 0, 1)
+    assert failure.exception == "EngineConfigError"
+    assert "3" in failure.message
+    assert "Traceback" in failure.traceback_tail
