@@ -46,6 +46,7 @@ class Agent:
         self._attempt: Attempt | None = None
         self._preparation: Preparation | None = None
         self._stopping = False
+        self._drained = False  # whether the last attempt ended by saving, as asked
         self._terminating_at: float | None = None
         self._finished_at: float | None = None
         self._reported_after_finish = False
@@ -215,7 +216,7 @@ class Agent:
         if self._finished_at is None:
             self._finished_at = now
         if self._reported_after_finish or now - self._finished_at > REPORTED_SECONDS or attempt is None:
-            drained = attempt is not None and attempt.state is AgentState.DRAINED
+            drained = self._drained if attempt is None else attempt.state is AgentState.DRAINED
             self.exit_code = DRAINED_EXIT_CODE if drained else 0
 
     async def _stop_attempt(self) -> None:
@@ -224,6 +225,7 @@ class Agent:
         attempt, self._stopping = self._attempt, True
         try:
             await attempt.stop()
+            self._drained = attempt.state is AgentState.DRAINED
             self._attempt = None
         finally:
             self._stopping = False
