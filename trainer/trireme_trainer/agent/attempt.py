@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import shutil
 import time
@@ -52,7 +53,8 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
 SETTLE_SECONDS = 0.7
 """After the first bad end: time for the other ranks' ends, so that the cause is chosen among all."""
-LOG_SECONDS = 30.0
+LOG_SECONDS = (4.0, 8.0, 15.0, 30.0)
+"""Waits between uploads of the logs: short at first, for the sake of ranks and nodes that die young."""
 LEADER_SECONDS = 2.0
 LAST_LOGS_SECONDS = 15.0
 
@@ -344,8 +346,8 @@ class Attempt:
             await asyncio.sleep(LEADER_SECONDS)
 
     async def _log_loop(self) -> None:
-        while True:
-            await asyncio.sleep(LOG_SECONDS)
+        for number in itertools.count():
+            await asyncio.sleep(LOG_SECONDS[min(number, len(LOG_SECONDS) - 1)])
             await self._upload_logs()
 
     async def _upload_logs(self) -> None:
