@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ def demo(
     timeout_seconds: Annotated[float, typer.Option("--timeout")] = 900,
 ) -> None:
     """Train a model on this computer, kill a node in mid-run, and watch the job finish anyway."""
+    # A demo that is told to end must take its cluster down as one that ends by itself does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = Console()
     directory.mkdir(parents=True, exist_ok=True)
     home = directory / "cluster"
