@@ -337,9 +337,10 @@ class LocalCluster:
             state = ClusterState.load(self.directory)
             if state is not None:
                 self._stop_everything(state)
-            net.release_network(self.directory)
             if keep and state is not None:
+                # The kept certificates and addresses are of this network: it stays claimed.
                 return
+            net.release_network(self.directory)
             for path in self.directory.iterdir():
                 if path.name in ("logs", ".lock"):
                     continue

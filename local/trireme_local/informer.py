@@ -53,6 +53,8 @@ class Informer:
         self.store: dict[Key, JsonObject] = {}
         self.handlers: list[Handler] = []
         self.synced = asyncio.Event()
+        # False while the API server does not answer: silence of others means nothing then.
+        self.connected = False
         self._query = {"fieldSelector": field_selector} if field_selector else {}
         self._metadata_only = metadata_only
 
@@ -64,6 +66,7 @@ class Informer:
             try:
                 if not version:
                     version = await self._list()
+                    self.connected = True
                     self.synced.set()
                 version = await self._watch(version)
                 pause_seconds = RETRY_SECONDS
@@ -72,7 +75,7 @@ class Informer:
                 log.info("%s: watch expired, listing again: %s", self.resource.plural, error)
             except (ApiException, ValueError, *NETWORK_ERRORS) as error:
                 log.info("%s: list/watch failed, retrying: %r", self.resource.plural, error)
-            version = ""
+            version, self.connected = "", False
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, RETRY_MAX_SECONDS)
 

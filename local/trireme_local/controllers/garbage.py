@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 
 from trireme_local.controllers.discovery import api_resources, deletable_resources
 from trireme_local.controllers.ownership import FOREGROUND, ORPHAN, ObjectNode, OwnershipGraph, OwnerState, decide
@@ -14,8 +15,14 @@ log = logging.getLogger(__name__)
 
 DISCOVERY_SECONDS = 5.0
 RETRY_SECONDS = 1.0
+UNKNOWN_KIND_SECONDS = 30.0
+ABSENT_SIZE = 2000
 # Short-lived and never owners of anything; watching them would cost more than it gives.
 IGNORED = {("v1", "events"), ("events.k8s.io/v1", "events")}
+
+
+class UnknownOwnerKind(LookupError):
+    """The API server does not serve the owner's kind (now): nothing is deleted for that."""
 
 
 class GarbageCollector:
@@ -30,6 +37,10 @@ class GarbageCollector:
         self._informers: dict[Resource, asyncio.Task[None]] = {}
         self._sources: dict[Resource, Informer] = {}
         self._kinds: dict[tuple[str, str], Resource] = {}
+        # Resources that a CustomResourceDefinition serves; only these can vanish.
+        self._custom: set[Resource] = set()
+        # Uids that were seen to go. An owner that is neither known nor here is asked for, never assumed absent.
+        self._absent: OrderedDict[str, None] = OrderedDict()
         self._rediscover = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         crds.handlers.append(lambda old, new: self._rediscover.set())
@@ -43,6 +54,9 @@ class GarbageCollector:
                 self._queued.discard(uid)
                 try:
                     await self._process(uid)
+                except UnknownOwnerKind as error:
+                    log.info("garbage collection of %s: %s", uid, error)
+                    self._later(uid, UNKNOWN_KIND_SECONDS)
                 except (ApiException, *NETWORK_ERRORS) as error:
                     if not is_status(error, 404):
                         log.info("garbage collection of %s: %r, trying again", uid, error)
@@ -51,9 +65,9 @@ class GarbageCollector:
             for task in [discovering, *self._informers.values(), *self._tasks]:
                 task.cancel()
 
-    def _later(self, uid: str) -> None:
+    def _later(self, uid: str, seconds: float = RETRY_SECONDS) -> None:
         async def again() -> None:
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(seconds)
             self._enqueue(uid)
 
         task = asyncio.create_task(again())
@@ -68,6 +82,7 @@ class GarbageCollector:
     # -- what there is --------------------------------------------------------------------------------------
 
     async def _discover_always(self) -> None:
+        await self._crds.synced.wait()
         while True:
             self._rediscover.clear()
             try:
@@ -89,14 +104,22 @@ class GarbageCollector:
         }
         self._kinds = {(resource.group_version, resource.kind): resource for resource in resources}
         for resource in resources - self._informers.keys():
+            if self._has_definition(resource):
+                self._custom.add(resource)
             informer = Informer(self._client, resource, metadata_only=True)
             informer.handlers.append(self._handler(resource))
             self._sources[resource] = informer
             self._informers[resource] = asyncio.create_task(informer.run())
-        for resource in self._informers.keys() - resources:
+        # One that discovery merely failed to list is still there: its informer goes on.
+        for resource in [item for item in self._custom - resources if not self._has_definition(item)]:
+            self._custom.discard(resource)
             self._informers.pop(resource).cancel()
             for obj in self._sources.pop(resource).store.values():
                 self._gone(obj)
+
+    def _has_definition(self, resource: Resource) -> bool:
+        group = resource.group_version.rpartition("/")[0]
+        return ("", f"{resource.plural}.{group}") in self._crds.store
 
     def _handler(self, resource: Resource) -> Handler:
         def hear(old: JsonObject | None, new: JsonObject | None) -> None:
@@ -122,6 +145,9 @@ class GarbageCollector:
         uid = obj["metadata"]["uid"]
         node = self.graph.nodes.get(uid)
         self.graph.remove(uid)
+        self._absent[uid] = None
+        if len(self._absent) > ABSENT_SIZE:
+            self._absent.popitem(last=False)
         for dependent in self.graph.dependents(uid):
             self._enqueue(dependent.uid)
         for owner in node.owners if node else []:
@@ -157,10 +183,9 @@ class GarbageCollector:
         if known is not None:
             same_place = not known.resource.namespaced or known.namespace == node.namespace
             return OwnerState(uid, same_place, known.waits_for_dependents)
-        resource = await self._resource_of(owner)
-        if resource is None:
-            # A kind the server does not know (any more) can own nothing.
+        if uid in self._absent:
             return OwnerState(uid, False)
+        resource = await self._resource_of(owner)
         namespace = node.namespace if resource.namespaced else None
         try:
             obj = await self._client.get(resource, namespace, owner["name"])
@@ -170,12 +195,14 @@ class GarbageCollector:
             raise
         return OwnerState(uid, obj["metadata"]["uid"] == uid)
 
-    async def _resource_of(self, owner: JsonObject) -> Resource | None:
+    async def _resource_of(self, owner: JsonObject) -> Resource:
         kind = (owner["apiVersion"], owner["kind"])
         if kind not in self._kinds:
             for resource, _ in await api_resources(self._client):
                 self._kinds.setdefault((resource.group_version, resource.kind), resource)
-        return self._kinds.get(kind)
+        if kind not in self._kinds:
+            raise UnknownOwnerKind(f"no resource serves {kind[1]} of {kind[0]}, owner {owner['name']!r}")
+        return self._kinds[kind]
 
     async def _delete(self, node: ObjectNode, policy: str) -> None:
         try:

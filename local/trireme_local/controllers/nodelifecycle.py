@@ -128,25 +128,39 @@ class NodeLifecycle:
         while True:
             self._wake.clear()
             now = time.monotonic()
-            if now - last > 2 * TICK_SECONDS:
-                # This process itself did not run (stopped, or starved): nobody else's silence counts for that time.
-                for heartbeat in self._heartbeats.values():
-                    heartbeat.seen_seconds += now - last - TICK_SECONDS
+            self._excuse(now - last)
             last = now
             for node in list(self._nodes.store.values()):
                 try:
                     await self._visit(node, now)
-                except (ApiException, *NETWORK_ERRORS) as error:
+                except ApiException as error:
                     log.warning("node %s: %r", node["metadata"]["name"], error)
+                except NETWORK_ERRORS as error:
+                    log.warning("node %s: the API server does not answer: %r", node["metadata"]["name"], error)
+                    self._excuse(self._grace_seconds, deaf=True)
             try:
                 await asyncio.wait_for(self._wake.wait(), timeout=TICK_SECONDS)
             except TimeoutError:
                 continue
 
+    def _excuse(self, elapsed_seconds: float, deaf: bool = False) -> None:
+        """Count nobody's silence for a time in which this process did not run, or could not hear anybody.
+
+        It was stopped or starved when its tick came late; it is deaf while the API server does not answer.
+        """
+        now = time.monotonic()
+        if deaf or self._deaf or elapsed_seconds > 2 * TICK_SECONDS:
+            for heartbeat in self._heartbeats.values():
+                heartbeat.seen_seconds = min(now, heartbeat.seen_seconds + elapsed_seconds)
+
+    @property
+    def _deaf(self) -> bool:
+        return not (self._leases.connected and self._nodes.connected)
+
     async def _visit(self, node: JsonObject, now: float) -> None:
         name = node["metadata"]["name"]
         silent_seconds = now - self._heard(node, now).seen_seconds
-        if silent_seconds > self._grace_seconds and ready_status(node) != "Unknown":
+        if silent_seconds > self._grace_seconds and not self._deaf and ready_status(node) != "Unknown":
             node = await self._mark_unknown(node, silent_seconds)
         if node["metadata"].get("deletionTimestamp"):
             return

@@ -83,6 +83,10 @@ class Registration:
         self._timings = timings
         self._boot_id = str(uuid.uuid4())
         self._transitions: dict[str, tuple[str, str]] = {}
+        # A renewal that takes longer comes too late to be of use.
+        self._patience_seconds = max(
+            timings.lease_renew_seconds, timings.lease_duration_seconds - timings.lease_renew_seconds
+        )
         self.node_object: JsonObject = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
 
     async def register(self) -> None:
@@ -197,7 +201,7 @@ class Registration:
         while True:
             await asyncio.sleep(self._timings.lease_renew_seconds)
             try:
-                await asyncio.wait_for(self._renew_lease(), timeout=2 * self._timings.lease_renew_seconds)
+                await asyncio.wait_for(self._renew_lease(), timeout=self._patience_seconds)
                 silent_seconds = time.monotonic() - answered
                 answered = time.monotonic()
                 if silent_seconds > RECONNECT_AFTER_SECONDS + self._timings.lease_renew_seconds:

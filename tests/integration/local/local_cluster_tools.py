@@ -14,7 +14,7 @@ from trireme_local.cluster import LocalCluster
 from trireme_local.state import ClusterState
 
 Json = dict[str, Any]
-GRACE_SECONDS = 6.0
+GRACE_SECONDS = 8.0
 
 
 @dataclass(frozen=True)

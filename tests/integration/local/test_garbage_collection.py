@@ -104,9 +104,18 @@ def test_custom_resources_own_objects_too(kubectl: Kubectl) -> None:
     rower = _config("rower", boat)
     rower["metadata"]["ownerReferences"][0]["apiVersion"] = "example.com/v1"
     kubectl.apply(rower)
+    ghost = _config("ghost-rower", boat)
+    ghost["metadata"]["ownerReferences"][0] |= {"apiVersion": "example.com/v9", "kind": "Galley", "uid": "9-9-9"}
+    kubectl.apply(ghost)
     kubectl.run("delete", "boats.example.com", "argo")
     kubectl.wait("the rower goes", lambda: not kubectl.exists("configmap", "rower"))
+    kubectl.apply({"apiVersion": "example.com/v1", "kind": "Boat", "metadata": {"name": "argo"}})
+    rower["metadata"]["ownerReferences"][0]["uid"] = kubectl.get("boats.example.com", "argo")["metadata"]["uid"]
+    kubectl.apply(rower)
     kubectl.run("delete", "crd", "boats.example.com")
+    kubectl.wait("the rower goes with the whole kind", lambda: not kubectl.exists("configmap", "rower"))
+    assert kubectl.exists("configmap", "ghost-rower"), "an owner of a kind that nobody serves is no reason to delete"
+    kubectl.run("delete", "configmap", "ghost-rower")
 
 
 def test_a_namespace_is_emptied_before_it_goes(kubectl: Kubectl) -> None:
