@@ -15,6 +15,8 @@ from trireme_operator.observe.cache import Cache, JsonObject
 
 log = logging.getLogger(__name__)
 
+EXIT_SECONDS = 5.0
+
 OnEvent = Callable[[str | None, JsonObject], None]
 
 
@@ -90,6 +92,8 @@ async def watch(
         raise RuntimeError("Kopf's watches ended")
     finally:
         stop.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(ended), EXIT_SECONDS)
 
 
 async def _operate(

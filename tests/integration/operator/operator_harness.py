@@ -1,17 +1,21 @@
 """An API server prepared for the operator: CRDs, the chart's rules, an account, nodes; and jobs to run there."""
 
 import asyncio
+import contextlib
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from fake_gang import FakeNodes
 
 from conftest_apiserver import ApiServerProcess
 from trireme.resources.status import JobStatus
+from trireme_operator.apply.api import Api, load_configuration
 from trireme_operator.config import OperatorConfig
+from trireme_operator.main import Operator
 
 ROOT = Path(__file__).parents[3]
 RULES = yaml.safe_load((ROOT / "charts/trireme/files/operator-rules.yaml").read_text())
@@ -99,13 +103,13 @@ def arguments(config: Path, key: Path, identity: str) -> list[str]:
     ]
 
 
-def parsed(config: Path, key: Path, identity: str) -> OperatorConfig:
+def parsed(config: Path, key: Path, identity: str, *more: str) -> OperatorConfig:
     """The same as settings."""
-    return OperatorConfig.parse(arguments(config, key, identity), environ={})
+    return OperatorConfig.parse([*arguments(config, key, identity), *more], environ={})
 
 
-def job(name: str, nodes: int, **spec: Any) -> Json:
-    """A job small enough for any node."""
+def job(name: str, nodes: int, cpu: str = "1", **spec: Any) -> Json:
+    """A job small enough for any node; with cpu 3 a node has room for one pod."""
     timeouts = {"fenceSeconds": 5, "contactTimeoutSeconds": 2, "drainSeconds": 5}
     return {
         "apiVersion": "trireme.dev/v1alpha1",
@@ -119,7 +123,7 @@ def job(name: str, nodes: int, **spec: Any) -> Json:
                 "nodes": nodes,
                 "devicesPerNode": 1,
                 "accelerator": {"kind": "cpu"},
-                "resources": {"requests": {"cpu": "1"}},
+                "resources": {"requests": {"cpu": cpu}},
             },
             "checkpoint": {"uri": "s3://bucket/x"},
             "faultTolerance": {"timeouts": timeouts},
@@ -151,3 +155,35 @@ async def until(what: str, look: Callable[[], Any], seconds: float = 30.0) -> An
             return value
         await asyncio.sleep(0.1)
     raise AssertionError(f"not within {seconds:g} s: {what}; last was {value!r}")
+
+
+@contextlib.asynccontextmanager
+async def running(server: ApiServerProcess, directory: Path, *more: str) -> AsyncIterator[None]:
+    """An operator in this process, under its own account."""
+    config = parsed(kubeconfig(server, directory / "kubeconfig"), directory / "key", "test", *more)
+    api = Api(await load_configuration(config.kubeconfig))
+    stop = asyncio.Event()
+    task = asyncio.create_task(Operator(config, api, config.read_key()).run(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        with contextlib.suppress(Exception):
+            await task
+        await api.close()
+
+
+@contextlib.asynccontextmanager
+async def kubelets(server: ApiServerProcess, names: tuple[str, ...], subnet: int) -> AsyncIterator[FakeNodes]:
+    """Nodes of these names whose pods answer on 127.<subnet>.0.x."""
+    nodes = FakeNodes(server.request, names, subnet)
+    await nodes.create_nodes()
+    task = asyncio.create_task(nodes.run("default"))
+    try:
+        yield nodes
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        for pod in server.request("GET", "/api/v1/namespaces/default/pods").body["items"]:
+            name = pod["metadata"]["name"]
+            server.request("DELETE", f"/api/v1/namespaces/default/pods/{name}", {"gracePeriodSeconds": 0})

@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_gang import FakeNodes, Training
-from operator_harness import NAMESPACE, arguments, create_job, job, kubeconfig, status_of, until
+from fake_gang import Training
+from operator_harness import NAMESPACE, arguments, create_job, job, kubeconfig, kubelets, status_of, until
 
 from conftest_apiserver import ApiServerProcess
 from trireme.resources.status import GangPhase, JobState, JobStatus
@@ -54,18 +53,6 @@ def replicas(server: ApiServerProcess, directory: Path, count: int) -> Any:
             replica.process.wait(15)
 
 
-@contextlib.asynccontextmanager
-async def kubelets(server: ApiServerProcess, subnet: int) -> AsyncIterator[FakeNodes]:
-    nodes = FakeNodes(server.request, ("n1", "n2", "n3"), subnet)
-    await nodes.create_nodes()
-    task = asyncio.create_task(nodes.run("default"))
-    try:
-        yield nodes
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 def holder(server: ApiServerProcess) -> str:
     answer = server.request("GET", LEASE)
     return str(answer.body["spec"].get("holderIdentity") or "") if answer.status == 200 else ""
@@ -77,7 +64,7 @@ async def lose_a_node_and_finish(
     """Run a two-node job, lose the node of slot 1, perhaps stop the leader during the fence; what came of it."""
     name = "stopped" if stop_leader else "plain"
     with replicas(server, directory, 2 if stop_leader else 1) as operators:
-        async with kubelets(server, subnet) as nodes:
+        async with kubelets(server, ("n1", "n2", "n3"), subnet) as nodes:
             training = nodes.training[name] = Training(total_steps=60)
 
             def status() -> JobStatus:

@@ -1,18 +1,14 @@
 """The chart's rules are enough for the operator, and each verb in them is needed."""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from fake_gang import FakeNodes
-from operator_harness import JOBS, RULES, create_job, grant, job, kubeconfig, parsed, until, without
+from operator_harness import JOBS, RULES, create_job, grant, job, kubelets, running, until, without
 
 from conftest_apiserver import ApiServerProcess
-from trireme_operator.apply.api import Api, load_configuration
-from trireme_operator.main import Operator
 
 VERBS = [
     (section, index, resource, verb)
@@ -23,22 +19,6 @@ VERBS = [
 ]
 
 
-@contextlib.asynccontextmanager
-async def running(server: ApiServerProcess, directory: Path) -> AsyncIterator[None]:
-    """An operator in this process, under its own account."""
-    config = parsed(kubeconfig(server, directory / "kubeconfig"), directory / "key", "test")
-    api = Api(await load_configuration(config.kubeconfig))
-    stop = asyncio.Event()
-    task = asyncio.create_task(Operator(config, api, config.read_key()).run(stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        with contextlib.suppress(Exception):
-            await task
-        await api.close()
-
-
 async def whole_life(server: ApiServerProcess, nodes: FakeNodes, name: str) -> None:
     """A job whose pod is evicted once, that then succeeds and is deleted when its time to live is over."""
     nodes.fail_first.add(f"{name}-0")
@@ -46,24 +26,12 @@ async def whole_life(server: ApiServerProcess, nodes: FakeNodes, name: str) -> N
     await until(f"{name} is gone", lambda: server.request("GET", f"{JOBS}/{name}").status == 404)
 
 
-@contextlib.asynccontextmanager
-async def kubelets(server: ApiServerProcess) -> AsyncIterator[FakeNodes]:
-    nodes = FakeNodes(server.request, ("n1", "n2"), subnet=81)
-    await nodes.create_nodes()
-    task = asyncio.create_task(nodes.run("default"))
-    try:
-        yield nodes
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 async def test_rules_suffice_and_no_verb_can_be_spared(
     prepared: ApiServerProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "trireme_operator")
     caplog.set_level(logging.WARNING, "kopf")
-    async with kubelets(prepared) as nodes:
+    async with kubelets(prepared, ("n1", "n2"), 81) as nodes:
         async with running(prepared, tmp_path):
             await whole_life(prepared, nodes, "all")
         assert "forbidden" not in caplog.text.lower(), caplog.text
