@@ -107,8 +107,10 @@ class Api:
             if not token:
                 return items
 
-    async def create(self, path: str, body: JsonObject) -> JsonObject:
-        return await self.request("POST", path, body, query=(("fieldManager", FIELD_MANAGER),))
+    async def create(self, path: str, body: JsonObject, *, dry_run: bool = False) -> JsonObject:
+        """POST; with `dry_run` the server checks everything and stores nothing."""
+        query = (("fieldManager", FIELD_MANAGER), *((("dryRun", "All"),) if dry_run else ()))
+        return await self.request("POST", path, body, query=query)
 
     async def replace(self, path: str, body: JsonObject) -> JsonObject:
         """PUT; metadata.resourceVersion in `body` is the precondition."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from trireme.resources import GROUP, VERSION
@@ -17,9 +18,11 @@ from trireme_operator.decide import (
     DeleteJob,
     DeletePod,
     EnsureObjects,
+    JobEvent,
     Kind,
     Observed,
     PutTarget,
+    refuse,
     situation,
 )
 
@@ -64,12 +67,32 @@ class Executor:
 
     async def execute(self, observed: Observed, raw: JsonObject, kind: Kind, decision: Decision) -> None:
         """Write the status, or do the actions. Raises NotLeading, Stale or ApiError."""
+        if decision.status is not None and decision.status.resolved and not observed.job.status.resolved:
+            decision = await self._try_pod(observed, kind, decision, decision.status)
         if decision.status is not None:
             await self._write_status(observed, raw, kind, decision.status)
         else:
             await self._act(observed, kind, decision.actions)
         for event in decision.events:
             await self._events.record(observed.job, event)
+
+    async def _try_pod(self, observed: Observed, kind: Kind, decision: Decision, accepted: JobStatus) -> Decision:
+        """`decision`, or a refusal when the API server calls the pods that it leads to invalid.
+
+        What a pod may say is the API server's to know: a toleration's operator, a mount without its volume.
+        """
+        self._check()
+        s = situation(replace(observed, job=replace(observed.job, status=accepted)), kind)
+        assert s is not None
+        names = self._names(observed)
+        try:
+            manifest = build.pod(names, s.spec, s.resolved, 0)
+            await self._api.create(path_of("", "v1", "pods", names.namespace), manifest, dry_run=True)
+        except ApiError as error:
+            if error.status in (400, 422):
+                return refuse(observed, "InvalidPod", f"spec.workers: {error.message}")
+            # Quotas, admission and outages may change: the real creation tells of them and is tried again.
+        return decision
 
     async def _write_status(self, observed: Observed, raw: JsonObject, kind: Kind, status: JobStatus) -> None:
         self._check()
@@ -155,6 +178,8 @@ class Executor:
             if error.status == 409 and error.reason == "AlreadyExists":
                 log.info("pod %s/%s exists already", names.namespace, names.pod(action.slot))
                 return
+            refused = JobEvent("Warning", "PodNotCreated", f"{names.pod(action.slot)}: {error.message}")
+            await self._events.record(observed.job, refused)
             raise
         self._on_pod("ADDED", created)
 

@@ -1,6 +1,6 @@
 """The operator's judgement: pure functions from what was observed to what is to be done."""
 
-from trireme_operator.decide.core import decide, situation
+from trireme_operator.decide.core import decide, refuse, situation
 from trireme_operator.decide.kinds import Admitted, Kind, Refused
 from trireme_operator.decide.model import (
     Action,
@@ -40,5 +40,6 @@ __all__ = [
     "PutTarget",
     "Refused",
     "decide",
+    "refuse",
     "situation",
 ]

@@ -82,10 +82,7 @@ def _admission(observed: Observed, kind: Kind, status: JobStatus) -> Decision:
         return Decision()
     verdict = admit(kind, observed.job.name, observed.job.spec)
     if isinstance(verdict, Refused):
-        status = conditions.put(status, observed, accepted, "False", verdict.reason, verdict.message)
-        status = conditions.refresh(status, observed, None)
-        event = JobEvent("Warning", "Rejected", f"{verdict.reason}: {verdict.message}")
-        return Decision(status=status, events=(event,))
+        return refuse(observed, verdict.reason, verdict.message)
     resolved = _resolve(observed, kind, verdict)
     status = status.model_copy(
         update={
@@ -97,6 +94,15 @@ def _admission(observed: Observed, kind: Kind, status: JobStatus) -> Decision:
     ahead = Situation(_with_status(observed, status), verdict.spec, resolved)
     event = JobEvent("Normal", "Accepted", f"{resolved.slots} pods with {resolved.ranks_per_slot} ranks each")
     return Decision(status=_settle(ahead, status), events=(event,), requeue_seconds=0.0)
+
+
+def refuse(observed: Observed, reason: str, message: str) -> Decision:
+    """Accepted=False for a job that has never been accepted."""
+    old = observed.job.status
+    status = old if old.time.open else _begin(observed, old)
+    status = conditions.put(status, observed, ConditionType.ACCEPTED, "False", reason, message)
+    status = conditions.refresh(status, observed, None)
+    return Decision(status=status, events=(JobEvent("Warning", "Rejected", f"{reason}: {message}"),))
 
 
 def _resolve(observed: Observed, kind: Kind, verdict: Admitted) -> Resolved:

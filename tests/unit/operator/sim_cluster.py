@@ -253,10 +253,10 @@ class FakeApi:
         assert path.endswith("/status"), path
         return self.cluster.put_status(body)
 
-    async def create(self, path: str, body: JsonObject) -> JsonObject:
+    async def create(self, path: str, body: JsonObject, *, dry_run: bool = False) -> JsonObject:
         self._count()
         assert path == POD_PATH
-        return self.cluster.create_pod(body)
+        return body if dry_run else self.cluster.create_pod(body)
 
     async def apply(self, path: str, body: JsonObject) -> JsonObject:
         self._count()
