@@ -94,7 +94,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     add("renew-deadline-seconds", 10.0, "a leader that could not renew for this long stops acting", float)
     add("retry-seconds", 2.0, "time between tries to get or renew the Lease", float)
     add("poll-seconds", 1.0, "time between polls of an agent", float)
-    add("poll-timeout-seconds", 3.0, "time an agent has to answer", float)
+    add("poll-timeout-seconds", 5.0, "time an agent has to answer", float)
     add("poll-concurrency", 64, "agents polled at the same time", int)
     add("resync-seconds", 30.0, "time between full looks at everything", float)
     add("workers", 4, "jobs handled at the same time", int)

@@ -118,7 +118,7 @@ def _of_slot(s: Situation, slot: int) -> Iterator[Fault]:
     down = s.observed.node_down(node)
     silent = s.silent_seconds(slot)
     began = s.now - silent
-    if down and silent > _poll_slack(s):
+    if down and silent > s.timeouts.contact_timeout_seconds:
         yield Fault(Cause.NODE_LOST, slot, began, f"node {node} is not ready and slot {slot} is silent", node)
         return
     if pod is None or (record is not None and record.pod_uid is not None and pod.uid != record.pod_uid):
