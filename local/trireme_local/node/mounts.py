@@ -11,7 +11,7 @@ class MountTable:
     """Rewrites every path below a mount to where it lies on the host.
 
     A mount path is recognised where a path can begin (at the start of the text, or after a blank,
-    a quote, `=`, `:`, `,`, `(`, `>`, `<`, `|`, `;`, `&` or `[`) and where it ends at a component's
+    a quote, `file://`, `=`, `:`, `,`, `(`, `>`, `<`, `|`, `;`, `&` or `[`) and where it ends at a component's
     boundary, so /data matches "/data/x" and "--dir=/data" but not "/database" or "s3://bucket/data".
     """
 
@@ -20,7 +20,9 @@ class MountTable:
         longest_first = sorted(self.mounts, key=len, reverse=True)
         names = "|".join(re.escape(path) for path in longest_first)
         self._pattern = (
-            re.compile(rf"(?<![^\s'\"=,(><|;&\[:])({names})(?=$|[/\s'\":,;)><|&\]])") if longest_first else None
+            re.compile(rf"(?:(?<=file://)|(?<![^\s'\"=,(><|;&\[:]))({names})(?=$|[/\s'\":,;)><|&\]])")
+            if longest_first
+            else None
         )
 
     def rewrite(self, text: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trireme_local.kube import JsonObject
 from trireme_local.node.environment import ConfigError, Lookup, PodFacts, config_entries
+from trireme_local.node.mounts import MountTable
 
 DEFAULT_MODE = 0o644
 
@@ -45,6 +46,23 @@ class VolumeBuilder:
         self._facts = facts
         self._lookup = lookup
         self._token = token
+        self._mounts = MountTable(self._mounted())
+
+    def _mounted(self) -> dict[str, Path]:
+        """Host path of every mount path in the pod's containers."""
+        spec = self._facts.pod["spec"]
+        hosts = {
+            volume["name"]: Path(volume["hostPath"]["path"])
+            if "hostPath" in volume
+            else self._directory / volume["name"]
+            for volume in spec.get("volumes") or []
+        }
+        return {
+            mount["mountPath"]: hosts[mount["name"]] / (mount.get("subPath") or "")
+            for container in [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]
+            for mount in container.get("volumeMounts") or []
+            if mount["name"] in hosts and not mount.get("subPathExpr")
+        }
 
     async def build(self) -> dict[str, Path]:
         """Set up (or refresh) every volume; name -> host path. Raises `VolumeError`."""
@@ -90,6 +108,10 @@ class VolumeBuilder:
                 return
             raise ConfigError(f'{kind.lower()} "{name}" not found')
         entries = config_entries(kind, obj)
+        if kind == "ConfigMap":
+            # Files that tell a program where its mounts are must agree with its environment and arguments.
+            for key, text in (obj.get("data") or {}).items():
+                entries[key] = self._mounts.rewrite(text).encode()
         mode = source.get("defaultMode", DEFAULT_MODE)
         items = source.get("items")
         if items is None:

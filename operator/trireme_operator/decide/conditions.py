@@ -141,7 +141,11 @@ def _layout(plan: dict[str, object]) -> str:
 
 def _inputs_ready(status: JobStatus, s: Situation | None) -> Finding:
     old = status.condition(ConditionType.INPUTS_READY)
+    report = s.current(0) if s is not None else None
     if s is None or status.gang.phase == GangPhase.FINISHED:
+        # Inputs that failed the job are seen by the very write that ends it.
+        if report is not None and report.inputs_problem is not None and holds(status, ConditionType.FAILED):
+            return "False", report.inputs_problem.reason, report.inputs_problem.message
         return (old.status, old.reason, old.message) if old else ("Unknown", "NotChecked", "")
     for slot in s.slots:
         pod = s.pods.get(slot)
@@ -149,7 +153,6 @@ def _inputs_ready(status: JobStatus, s: Situation | None) -> Finding:
             return "False", "ImagePullFailed", f"pod {pod.name}: {pod.waiting_reason}: {pod.waiting_message}"
         if pod is not None and pod.waiting_reason in CONFIG_REASONS:
             return "False", "ContainerConfigInvalid", f"pod {pod.name}: {pod.waiting_reason}: {pod.waiting_message}"
-    report = s.current(0)
     if report is not None and report.inputs_problem is not None:
         return "False", report.inputs_problem.reason, report.inputs_problem.message
     if status.dataset is not None:

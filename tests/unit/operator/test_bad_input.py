@@ -1,4 +1,4 @@
-"""Pods that the API server does not take: invalid ones refuse the job, others are told and tried again."""
+"""What cannot work is said where users look: invalid pods, pods refused for now, inputs that fail the job."""
 
 import random
 from typing import Any
@@ -8,6 +8,7 @@ from gang_machine import NODES, SPEC
 from sim_cluster import Cluster, FakeApi, Node
 from sim_operator import Operator
 
+from trireme.protocol import InputsProblem
 from trireme.resources.status import ConditionType, JobState, JobStatus
 from trireme_operator.apply.api import ApiError
 
@@ -29,17 +30,27 @@ class Refusing(FakeApi):
         return body
 
 
-def operator_over(error: ApiError) -> tuple[Operator, Refusing]:
+def cluster_with_a_job() -> Cluster:
     cluster = Cluster(random.Random(0))
     cluster.nodes = {name: Node(name, seen=cluster.now) for name in NODES}
-    metadata = {"name": "j", "namespace": "default", "uid": "job-1", "resourceVersion": cluster.bump(), "generation": 1}
-    metadata["creationTimestamp"] = "1970-01-12T13:46:40Z"
     cluster.job = {
         "apiVersion": "trireme.dev/v1alpha1",
         "kind": "PretrainJob",
-        "metadata": metadata,
+        "metadata": {
+            "name": "j",
+            "namespace": "default",
+            "uid": "job-1",
+            "resourceVersion": cluster.bump(),
+            "generation": 1,
+            "creationTimestamp": "1970-01-12T13:46:40Z",
+        },
         "spec": SPEC,
     }
+    return cluster
+
+
+def operator_over(error: ApiError) -> tuple[Operator, Refusing]:
+    cluster = cluster_with_a_job()
     operator = Operator(cluster, random.Random(0))
     api = Refusing(cluster, error)
     for part in (operator.executor, operator.executor._events):
@@ -72,3 +83,18 @@ def test_a_pod_that_is_refused_for_now_leaves_the_job_accepted_and_says_why() ->
     assert accepted is not None
     assert accepted.status == "True"
     assert ("PodNotCreated", "j-0: exceeded quota: pods=0") in [(e["reason"], e["message"]) for e in api.events]
+
+
+def test_inputs_that_fail_the_job_are_named_by_inputs_ready_too() -> None:
+    cluster = cluster_with_a_job()
+    cluster.store.problem = InputsProblem(reason="DataEmpty", message="s3://b/x: no document", retryable=False)
+    operator = Operator(cluster, random.Random(0))
+    for _ in range(60):
+        operator.deliver()
+        operator.poll()
+        operator.reconcile(passes=6)
+        cluster.tick()
+    for kind, value in ((ConditionType.FAILED, "True"), (ConditionType.INPUTS_READY, "False")):
+        condition = status_of(operator).condition(kind)
+        assert condition is not None
+        assert (condition.status, condition.reason, condition.message) == (value, "DataEmpty", "s3://b/x: no document")
