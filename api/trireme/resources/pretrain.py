@@ -190,6 +190,13 @@ class Training(Strict):
             raise ValueError("exactly one of steps and tokens must be set")
         return self
 
+    @model_validator(mode="after")
+    def _rates_agree(self) -> "Training":
+        lowest, peak = self.schedule.min_learning_rate, self.optimizer.learning_rate
+        if lowest is not None and lowest > peak:
+            raise ValueError(f"schedule.minLearningRate {lowest:g} exceeds optimizer.learningRate {peak:g}")
+        return self
+
     @property
     def min_learning_rate(self) -> float:
         """Rate at the end of the run."""
@@ -247,6 +254,10 @@ class PretrainSpec(TrainingJobSpec):
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> "PretrainSpec":
+        if self.warmup_steps > self.total_steps:
+            raise ValueError(
+                f"training.schedule.warmupSteps {self.warmup_steps} exceeds the {self.total_steps} steps of the run"
+            )
         longest, length = self.shape.max_position_embeddings, self.data.sequence_length
         if longest is not None and length > longest:
             raise ValueError(f"data.sequenceLength {length} exceeds the model's max_position_embeddings {longest}")
@@ -310,6 +321,16 @@ PRETRAIN_JOB = KindInfo(
             "training.schedule",
             "!(has(self.warmupSteps) && has(self.warmupRatio))",
             "at most one of warmupSteps and warmupRatio may be set",
+        ),
+        SpecRule(
+            "training",
+            "!has(self.steps) || !has(self.schedule.warmupSteps) || self.schedule.warmupSteps <= self.steps",
+            "schedule.warmupSteps must not exceed steps",
+        ),
+        SpecRule(
+            "training",
+            "!has(self.schedule.minLearningRate) || self.schedule.minLearningRate <= self.optimizer.learningRate",
+            "schedule.minLearningRate must not exceed optimizer.learningRate",
         ),
         SpecRule(
             "data.validation",

@@ -52,14 +52,20 @@ def _progress(s: Situation, report: Report, old: ProgressStatus | None) -> Progr
     return ProgressStatus(
         **{
             **facts,
-            "first_loss": first,
-            "validation_loss": validation,
+            # Print columns show every digit; logs and metrics have the rest of them.
+            "loss": _rounded(new.loss),
+            "first_loss": _rounded(first),
+            "validation_loss": _rounded(validation),
             "percent": f"{100 * new.step // max(1, new.total_steps)}%",
             "eta_seconds": eta,
             "highest_step": max(new.step, old.highest_step if old else 0),
             "updated_at": to_time(contact.last if contact and contact.last else s.now),
         }
     )
+
+
+def _rounded(loss: float | None) -> float | None:
+    return None if loss is None else round(loss, 4)
 
 
 def _checkpoint(s: Situation, old: CheckpointStatus) -> CheckpointStatus:

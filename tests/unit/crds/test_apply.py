@@ -9,7 +9,7 @@ import yaml
 from crd_evaluator import refusals
 
 from trireme.planning import plan
-from trireme.resources import PRETRAIN_JOB, SpecError
+from trireme.resources import PRETRAIN_JOB, SpecError, kind_named
 from trireme.resources.crdgen import crd
 from trireme.resources.pretrain import plan_request
 
@@ -46,6 +46,14 @@ def test_smallest_useful_manifest_is_accepted_and_under_25_lines() -> None:
     assert plan(plan_request(PRETRAIN_JOB.parse(manifest()["spec"]))).world_size == 64
 
 
+@pytest.mark.parametrize("path", sorted(EXAMPLE.parent.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_example_is_accepted_and_fits(path: Path) -> None:
+    for document in yaml.safe_load_all(path.read_text()):
+        kind = kind_named(document["kind"])
+        assert refusals(crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"], document) == []
+        kind.plan(kind.parse(document["spec"]))
+
+
 def test_example_is_accepted_and_planned_as_tensor_2_pipeline_2() -> None:
     document = manifest(EXAMPLE.read_text())
     assert refusals(SCHEMA, document) == []
@@ -77,6 +85,12 @@ REFUSED = [
     ("spec.training.optimizer", {"learningRate": -1.0}, "learningRate"),
     ("spec.training.optimizer", {"beta2": 1.0}, "beta2"),
     ("spec.training.schedule", {"warmupSteps": 3, "warmupRatio": 0.1}, "at most one of warmupSteps"),
+    (
+        "spec.training",
+        {"globalBatchSize": 8, "steps": 5, "schedule": {"warmupSteps": 6}},
+        "warmupSteps must not exceed steps",
+    ),
+    ("spec.training.schedule", {"minLearningRate": 0.5}, "minLearningRate must not exceed optimizer.learningRate"),
     ("spec.training.microBatchSize", "big", "microBatchSize"),
     ("spec.data.sources", [], "sources"),
     ("spec.data.sources", [{"uri": "https://example.org/x"}], "uri"),
