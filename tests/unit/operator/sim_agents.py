@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 TOTAL_STEPS = 40
 SAVE_EVERY = 3
-FENCE_SECONDS = 6.0
+FENCE_SECONDS = 12.0
 DATASET = DatasetRef(uri="s3://b/data", digest="sha256:data", tokens=1000)
 
 

@@ -3,16 +3,20 @@
 import pytest
 
 from trireme_operator.decide import acting
-from trireme_operator.decide.model import Observed
 from trireme_operator.decide.situation import Situation
 
 
 def seed(patch: pytest.MonkeyPatch) -> None:
-    original = acting._clear_fenced
+    clear, fenced = acting._clear_fenced, Situation.fenced
 
     def eager(s: Situation):  # type: ignore[no-untyped-def]
-        silent = [acting._delete(s, pod, "") for slot, pod in s.pods.items() if not s.acknowledged(slot)]
-        return (*original(s), *(acting.replace(delete, force=True) for delete in silent))
+        silent = [acting._delete(s, pod, "") for slot, pod in s.pods.items() if not s.fenced(slot)]
+        return (*clear(s), *(acting.replace(delete, force=True) for delete in silent))
+
+    def trusting(self: Situation, slot: int) -> bool:
+        record, pod = self.records.get(slot), self.pods.get(slot)
+        gone = record is not None and (pod is None or pod.uid != record.pod_uid)
+        return gone or fenced(self, slot)
 
     patch.setattr(acting, "_clear_fenced", eager)
-    patch.setattr(Observed, "node_down", lambda self, name: False)
+    patch.setattr(Situation, "fenced", trusting)
