@@ -9,7 +9,7 @@ __all__ = ["apiserver"]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The whole product is started for every test in e2e/: one file of them belongs to `make test`, the rest is long."""
+    """Tests in e2e/ start the whole product: one file of them belongs to `make test`, the rest is long."""
     for item in items:
         if "e2e" in item.path.parts and item.path.name != "test_node_loss.py":
             item.add_marker(pytest.mark.long)
