@@ -1,6 +1,11 @@
 """Somebody takes pods away: ranks save first, and nothing is charged."""
 
-from product import Product, TestedJob
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from product import PATIENCE_SECONDS, Product, TestedJob, wait_for
 from tiny_job import tiny_job
 
 from trireme.protocol.messages import DRAINED_EXIT_CODE
@@ -42,23 +47,28 @@ def test_deleted_evicted_and_drained_pods_save_first(product: Product) -> None:
     assert drained not in [slot.node for slot in job.status.gang.slots]
 
 
+@contextlib.contextmanager
+def watch_exit_codes(product: Product, pod: str) -> Iterator[Path]:
+    """A file that gets the exit code of the pod's container; a watch, because the pod is replaced at once."""
+    path = product.directory / f"{pod}.exit-codes"
+    template = '{.status.containerStatuses[0].state.terminated.exitCode}{"\\n"}'
+    command = ["kubectl", "--kubeconfig", str(product.local.kubeconfig), "get", "pod", pod, "--watch"]
+    with path.open("wb") as output:
+        watch = subprocess.Popen([*command, "-o", f"jsonpath={template}"], stdout=output)
+    try:
+        yield path
+    finally:
+        watch.kill()
+        watch.wait()
+
+
 def test_a_pod_told_to_end_exits_with_the_code_of_a_drain(product: Product) -> None:
     job = product.apply(tiny_job("terminated", devices=1, steps=ENDLESS, checkpoint__intervalSteps=ENDLESS))
     before = job.wait_step(10)
     agent = next(p for p in job.processes() if "trireme_trainer.agent" in p.cmdline())
-    uid = job.pod_uids()["terminated-0"]
-    codes: list[int] = []
-
-    def look() -> bool:
-        pod = job.pods().get("terminated-0")
-        if pod is None or pod["metadata"]["uid"] != uid:
-            return True
-        for container in pod["status"].get("containerStatuses") or []:
-            if "terminated" in container["state"]:
-                codes.append(container["state"]["terminated"]["exitCode"])
-        return bool(codes)
-
-    agent.terminate()
-    job.wait("the container's end", lambda status: look())
-    assert codes == [DRAINED_EXIT_CODE]
+    with watch_exit_codes(product, "terminated-0") as codes:
+        agent.terminate()
+        wait_for("the container's end", lambda: codes.read_text().split(), PATIENCE_SECONDS)
+        found = [int(code) for code in codes.read_text().split()]
+    assert set(found) == {DRAINED_EXIT_CODE}
     assert_saved_and_moved(job, 2, before)
