@@ -69,7 +69,10 @@ class Timeline:
         """Steps completed before the fault that had to be computed again."""
         if self.fault is None or self._resumed is None:
             return None
-        highest = max((s.step for s in self.samples if s.report_attempt <= self.fault.attempt), default=0)
+        # Samples without a report belong to no attempt: the last ones show the finished run's step.
+        killed_in = self.fault.attempt
+        seen = (s.step for s in self.samples if 0 < s.report_attempt <= killed_in)
+        highest = max(seen, default=self.fault.step)
         return highest - self._resumed
 
     def _after_fault(self, happened: Any) -> float | None:

@@ -1,8 +1,6 @@
 """Watches the demo's job, shows a live line, and kills a node at the chosen moment."""
 
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from trireme.resources.status import TERMINAL_STATES, JobState
 from trireme_cli.cluster import Cluster, ClusterError
 from trireme_cli.demo.timeline import Fault, Sample, Timeline
 from trireme_cli.jobs import AgentClient, Job, find_job
+from trireme_local.cluster import LocalCluster
 
 POLL_SECONDS = 0.25
 PLAIN_LINE_SECONDS = 5.0
@@ -122,8 +121,8 @@ class Watcher:
         slot = self._rng.choice(job.status.gang.slots)
         assert slot.node is not None
         assert committed is not None
-        command = [sys.executable, "-m", "trireme_cli", "local", "kill-node", slot.node, "--dir", str(self._home)]
-        subprocess.run(command, check=True, capture_output=True)
+        # Not as a command of its own: while that started, a save could come between.
+        LocalCluster(self._home).kill_node(slot.node)
         self.timeline.fault = Fault(now, slot.node, progress.step, self._report.attempt, committed.step)
         self._console.print(
             f"\n[bold]4.[/] Killed {slot.node} (slot {slot.index}) after step {progress.step}; "

@@ -31,6 +31,12 @@ def test_lost_steps_count_from_the_highest_completed_step_to_the_resume_point() 
     assert lived_through_a_fault().lost_steps() == 3
 
 
+def test_samples_without_a_report_are_of_no_attempt() -> None:
+    timeline = lived_through_a_fault()
+    timeline.add(Sample(90.0, "Succeeded", 2, 150, None, 0))
+    assert timeline.lost_steps() == 3
+
+
 def test_a_run_without_a_fault_has_no_recovery_figures() -> None:
     timeline = Timeline()
     timeline.add(Sample(0.0, "Running", 1, 1, 5.0, 1))
