@@ -92,7 +92,8 @@ def run_operator(
 ) -> None:
     """Run the operator in the foreground, under its own service account."""
     cluster = Cluster(kubeconfig)
-    raise typer.Exit(subprocess.run(_operator_command(cluster, directory, http_port), check=False).returncode)
+    command = _operator_command(cluster, directory, http_port)
+    os.execv(command[0], command)  # no parent that could be killed and leave the operator behind
 
 
 def start_operator(cluster: Cluster, directory: Path, *, http_port: int = 0) -> OperatorProcess:
