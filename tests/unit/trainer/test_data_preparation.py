@@ -126,6 +126,13 @@ def test_jsonl_and_gzip_give_a_document_a_line(tmp_path: Path) -> None:
         ({"a.txt.gz": "no gzip"}, {}, {}, DataUnreadable, "a.txt.gz"),
         ({"a.txt": "word " * 500}, {}, {"model_vocab_size": 256}, TokenizerUnusable, "256"),
         ({"a.txt": "word " * 500}, {}, {"tokenizer_uri": "/nowhere"}, TokenizerUnusable, "/nowhere"),
+        (
+            {"a.txt": "word " * 500},
+            {},
+            {"tokenizer_uri": "/proc/self/fdinfo"},
+            TokenizerUnusable,
+            "/proc/self/fdinfo: no",
+        ),
     ],
 )
 def test_bad_data_is_refused_with_its_path(

@@ -18,7 +18,7 @@ from trireme_trainer.checkpoint.store import ObjectStore, hash_file
 from trireme_trainer.data.dataset import INDEX_NAME, TOKENIZER_DIRECTORY, DatasetIndex, SourceIndex
 from trireme_trainer.data.errors import DataEmpty, NoTokens, TokenizerUnusable
 from trireme_trainer.data.sources import Document, Source, SourceConfig, SourceFile, training_files
-from trireme_trainer.data.tokenizer import TokenizerInfo, load_tokenizer, sample_bytes, train_tokenizer
+from trireme_trainer.data.tokenizer import TOKENIZER_FILE, TokenizerInfo, load_tokenizer, sample_bytes, train_tokenizer
 
 log = logging.getLogger(__name__)
 BATCH_CHARACTERS = 8 << 20
@@ -127,6 +127,8 @@ class Preparation:
             info = train_tokenizer(texts, self._config.vocab_size, self._config.sequence_length, directory)
         else:
             fetch_folder(self._config.tokenizer_uri, self._store_config, directory)
+            if not (directory / TOKENIZER_FILE).is_file():
+                raise TokenizerUnusable(f"{self._config.tokenizer_uri}: no {TOKENIZER_FILE} there")
             info = load_tokenizer(directory)
         if info.vocab_size > self._config.model_vocab_size:
             raise TokenizerUnusable(
