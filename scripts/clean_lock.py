@@ -1,10 +1,17 @@
-"""Take torch's hashes and local version label out of a lock, so that its CPU and CUDA builds both satisfy it."""
+"""Make a lock fit every build of torch: no hash and no local version label of torch, no packages of its CUDA build.
+
+`uv pip install -r` adds what the chosen build of torch needs beyond the lock: nothing for the CPU build, the CUDA
+libraries for the other.
+"""
 
 import re
 import sys
 from pathlib import Path
 
+HASHES = r"(?: \\\n(?:    --hash=\S+(?: \\)?\n)+|\n)"
+
 path = Path(sys.argv[1])
 text = path.read_text()
-text = re.sub(r"^torch==([\d.]+)(?:\+\w+)?(?: \\\n(?:    --hash=\S+(?: \\)?\n)+|\n)", r"torch==\1\n", text, flags=re.M)
+text = re.sub(rf"^torch==([\d.]+)(?:\+\w+)?{HASHES}", r"torch==\1\n", text, flags=re.M)
+text = re.sub(rf"^(?:nvidia-[\w-]+|cuda-[\w-]+|triton)==\S+{HASHES}", "", text, flags=re.M)
 path.write_text(text)
