@@ -16,11 +16,11 @@ def test_the_api_package_loads_without_torch_kopf_or_a_cluster_client() -> None:
 
 
 def test_the_operator_loads_without_torch_or_an_s3_client() -> None:
-    loaded = modules_after("import trireme_operator.__main__")
+    loaded = modules_after("import trireme_operator.main")
     assert "kopf" in loaded
     assert not loaded & {"torch", "boto3", "megatron", "transformers"}
 
 
 def test_the_agent_loads_without_torch_or_a_cluster_client() -> None:
-    loaded = modules_after("import trireme_trainer.agent.__main__")
+    loaded = modules_after("import trireme_trainer.agent.core, trireme_trainer.agent.server")
     assert not loaded & {"torch", "kopf", "kubernetes", "megatron"}
