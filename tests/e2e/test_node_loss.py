@@ -61,6 +61,7 @@ def test_job_survives_the_loss_of_its_leading_node(product: Product) -> None:
     assert abs(accounted - lived) <= 1.0
     assert status.time.seconds.down > 0
     assert_model_exported(job, status)
+    job.wait_event("JobSucceeded")
     reasons = [reason for reason, _ in job.events()]
     assert {"Accepted", "NodeLost", "AttemptRaised", "ResumePointRecorded", "JobSucceeded"} <= set(reasons)
 

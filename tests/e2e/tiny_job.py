@@ -1,5 +1,6 @@
 """A job small enough to be started, hurt and mended within seconds."""
 
+import uuid
 from typing import Any
 
 from trireme_cli.local import STORE_SECRET
@@ -43,7 +44,8 @@ def tiny_job(
             "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
         },
         "checkpoint": {
-            "uri": "s3://trireme/e2e",
+            # A place of its own: a second try of a test must not resume what the first one left.
+            "uri": f"s3://trireme/e2e-{uuid.uuid4().hex[:8]}",
             "pathStyle": True,
             "credentials": {"secretRef": {"name": STORE_SECRET}},
             "intervalSteps": 25,

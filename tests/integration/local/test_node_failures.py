@@ -25,11 +25,14 @@ def ready(kubectl: Kubectl, node: str) -> str:
 
 @pytest.fixture(autouse=True)
 def every_node_is_back(cluster: Cluster) -> Iterator[None]:
-    """A test that fails half-way leaves no broken node to the next one."""
+    """A test that fails half-way leaves no broken node and no pod to the next one, or to its own second try."""
     yield
+    cluster.kubectl.run("delete", "pod", "--all", "--grace-period=0", "--force", "--wait=false")
     for node in cluster.state.nodes:
         cluster.local.revive_node(node)
-    cluster.kubectl.wait("all Ready", lambda: set(cluster.local.node_readiness().values()) == {"True"}, 40)
+        cluster.kubectl.run("taint", "node", node, "node.kubernetes.io/out-of-service-", check=False)
+    everyone = dict.fromkeys(cluster.state.nodes, "True")
+    cluster.kubectl.wait("all Ready", lambda: cluster.local.node_readiness() == everyone, 40)
 
 
 def running_with(text: str) -> bool:

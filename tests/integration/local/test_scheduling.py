@@ -1,11 +1,21 @@
 """Where pods are placed, and what a pod that fits nowhere says."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from local_cluster_tools import Kubectl, shell_pod
 
 Json = dict[str, Any]
 DEVICE = "example.com/device"
+
+
+@pytest.fixture(autouse=True)
+def no_pod_is_left(kubectl: Kubectl) -> Iterator[None]:
+    """A second try starts from what the first one started from."""
+    yield
+    kubectl.run("delete", "pod", "--all", "--grace-period=0", "--force", "--wait=false")
+    kubectl.run("label", "node", "node-2", "zone-")
 
 
 def _asking(name: str, count: int, **spec: Any) -> Json:
