@@ -20,6 +20,7 @@ class Cause(StrEnum):
     KILLED = "RankKilled"
     HANG = "Hang"
     RESTORE = "RestoreFailed"
+    LOCAL_DISK = "LocalDiskFailed"
     PEER_LOST = "PeerLost"  # only victims were found
     FENCED = "AgentFenced"
     POD_DELETED = "PodDeleted"
@@ -61,6 +62,7 @@ _KINDS = {
     FailureKind.KILLED: Cause.KILLED,
     FailureKind.HANG: Cause.HANG,
     FailureKind.RESTORE: Cause.RESTORE,
+    FailureKind.LOCAL_DISK: Cause.LOCAL_DISK,
     FailureKind.VICTIM: Cause.PEER_LOST,
     FailureKind.FENCED: Cause.FENCED,
 }

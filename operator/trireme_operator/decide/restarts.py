@@ -203,7 +203,15 @@ def backoff_seconds(fruitless: int, fault: Fault) -> float:
 
 
 _NODE_CAUSES = frozenset(
-    {Cause.OOM_KILLED, Cause.KILLED, Cause.HANG, Cause.POD_FAILED, Cause.NODE_LOST, Cause.AGENT_LOST}
+    {
+        Cause.OOM_KILLED,
+        Cause.KILLED,
+        Cause.HANG,
+        Cause.LOCAL_DISK,
+        Cause.POD_FAILED,
+        Cause.NODE_LOST,
+        Cause.AGENT_LOST,
+    }
 )
 
 

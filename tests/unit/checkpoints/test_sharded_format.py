@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import itertools
 import json
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +123,21 @@ def test_not_json_and_missing_index_say_so(tmp_path: Path) -> None:
     (tmp_path / sharded.INDEX_FILE).write_bytes(b"\x80\x04pickle")
     with pytest.raises(CheckpointFormatError, match="not JSON"):
         sharded.read_index(tmp_path)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The kernel refuses to write past this size, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_takes_no_more_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / sharded.shard_file(0)
+    with files_of_at_most(1 << 20), pytest.raises(OSError, match="File too large") as caught:
+        sharded.write_shard(path, {"w": torch.zeros(1 << 20)})
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))

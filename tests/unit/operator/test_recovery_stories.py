@@ -108,6 +108,17 @@ def test_the_same_exception_at_the_same_step_twice_ends_the_job() -> None:
     assert story.status.failure.exception == "ValueError"
 
 
+def test_a_failed_disk_is_charged_to_infrastructure_and_blames_its_node() -> None:
+    story = Story()
+    story.until_step(8)
+    node = story.agent(1).node
+    story.agent(1).fail(FailureKind.LOCAL_DISK, "OSError", "No space left on device")
+    story.until_running(2)
+    assert story.causes() == {"LocalDiskFailed": 1}
+    assert (story.status.restarts.infrastructure, story.status.restarts.application) == (1, 0)
+    assert [(r.node, r.failures) for r in story.status.gang.node_records] == [(node, 1)]
+
+
 def test_a_nan_loss_ends_the_job_at_once() -> None:
     story = Story()
     story.until_step(5)

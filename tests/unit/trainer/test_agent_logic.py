@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -11,11 +15,14 @@ from hypothesis import strategies as st
 from trireme.checkpoints import JobKeys
 from trireme.protocol import FailureKind, ResumePoint, Section
 from trireme_trainer.agent.accounting import CategoryClock, category_of
+from trireme_trainer.agent.channel import RankChannel
 from trireme_trainer.agent.classify import RankEnd, first_cause
 from trireme_trainer.agent.fence import Fence
+from trireme_trainer.agent.logs import RankLog
 from trireme_trainer.agent.messages import FailedEvent
 from trireme_trainer.checkpoint.inventory import Inventory, ResumeRecord, StoredStep
 from trireme_trainer.checkpoint.retention import select_deletions
+from trireme_trainer.pretrain.__main__ import record
 from trireme_trainer.pretrain.errors import NaNLoss, RestoreFailed, classify_exception
 
 KEYS = JobKeys("s3://bucket/p", "default", "job", "uid")
@@ -90,10 +97,28 @@ def test_an_exit_without_a_record_is_an_exit_and_clean_ends_are_no_failure() -> 
         (NaNLoss("loss nan"), "NaNLoss", 77),
         (RestoreFailed("shard"), "RestoreFailed", 78),
         (MemoryError(), "Exception", 1),
+        (OSError(28, "No space left on device"), "LocalDiskFailed", 1),
+        (FileNotFoundError(2, "No such file"), "Exception", 1),
     ],
 )
 def test_exceptions_are_told_apart(error: Exception, kind: str, code: int) -> None:
     assert classify_exception(error) == (FailureKind(kind), code)
+
+
+def test_a_full_disk_does_not_stop_a_ranks_output(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    log = RankLog(tmp_path / "rank-3.log", 3)
+    os.dup2(os.open("/dev/full", os.O_WRONLY), log._file.fileno())
+    log.write(b"step 1\n")
+    log.write(b"step 2\n")
+    log.close()
+    assert capfdbinary.readouterr().out == b"[rank 3] step 1\n[rank 3] step 2\n"
+
+
+def test_a_rank_on_a_full_disk_still_says_how_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIREME_ERROR_FILE", str(tmp_path / "no" / "such" / "folder"))
+    sent: list[FailedEvent] = []
+    code = record(cast(RankChannel, SimpleNamespace(send=sent.append)), OSError(28, "No space left on device"), 7)
+    assert (code, sent[0].kind, sent[0].step) == (1, FailureKind.LOCAL_DISK, 7)
 
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

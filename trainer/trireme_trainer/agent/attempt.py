@@ -42,6 +42,7 @@ from trireme_trainer.agent.ranks import RankProcess, RankSet, RankStart
 from trireme_trainer.agent.watch import HangWatch
 from trireme_trainer.checkpoint.fetch import NodeCache
 from trireme_trainer.checkpoint.store import ObjectStore, StoreError, hash_file
+from trireme_trainer.disk import is_disk_failure
 
 if TYPE_CHECKING:
     from trireme_trainer.agent.environment import AgentEnvironment
@@ -202,7 +203,8 @@ class Attempt:
             await self._end(Failure(kind=FailureKind.RESTORE, rank=self._first_rank, step=0, message=str(error)))
         except Exception as error:  # a fault of ours must end the attempt, not leave it running unwatched
             log.exception("attempt %d", self.number)
-            await self._end(self._failure(FailureKind.EXIT, f"the agent failed: {type(error).__name__}: {error}"))
+            kind = FailureKind.LOCAL_DISK if is_disk_failure(error) else FailureKind.EXIT
+            await self._end(self._failure(kind, f"the agent failed: {type(error).__name__}: {error}"))
         finally:
             logs.cancel()
         self.clock.stop(time.monotonic())

@@ -12,6 +12,7 @@ from trireme_trainer.agent.messages import FailedEvent
 # What a cause is worth as an explanation of the others' ends, best first.
 _RANKING = [
     Kind.NAN_LOSS,
+    Kind.LOCAL_DISK,
     Kind.EXCEPTION,
     Kind.RESTORE,
     Kind.OOM_KILLED,

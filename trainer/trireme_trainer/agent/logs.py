@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+from io import RawIOBase
 from pathlib import Path
-from typing import IO
 
 TAIL_BYTES = 4 << 20
 _READ_BYTES = 1 << 16
@@ -19,32 +20,37 @@ class RankLog:
         self.path = path
         self.rank = rank
         self._older = path.with_suffix(".1.log")
-        self._file: IO[bytes] = path.open("wb")
+        # Unbuffered: what a full disk refused is not tried again when the file is closed.
+        self._file: RawIOBase = path.open("wb", buffering=0)
         self._size = 0
         self._total = 0
         self._uploaded = 0
         self._line = b""
 
     def write(self, data: bytes) -> None:
-        """Append output and echo whole lines."""
+        """Append output and echo whole lines. A disk that takes no more loses lines and stops nothing."""
+        with contextlib.suppress(OSError, ValueError):  # ValueError: no new file could be opened
+            self._append(data)
+        *lines, self._line = (self._line + data).split(b"\n")
+        self._echo(lines)
+
+    def _append(self, data: bytes) -> None:
         if self._size + len(data) > TAIL_BYTES:
             self._file.close()
             self.path.replace(self._older)
-            self._file = self.path.open("wb")
+            self._file = self.path.open("wb", buffering=0)
             self._size = 0
         self._file.write(data)
-        self._file.flush()
         self._size += len(data)
         self._total += len(data)
-        *lines, self._line = (self._line + data).split(b"\n")
-        self._echo(lines)
 
     def close(self) -> None:
         """Finish; the file stays."""
         if self._line:
             self._echo([self._line])
             self._line = b""
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def _echo(self, lines: list[bytes]) -> None:
         if lines:

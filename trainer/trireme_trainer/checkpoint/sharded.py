@@ -6,9 +6,11 @@ the index says for every tensor where each chunk lies, so a reader of any layout
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +26,7 @@ INDEX_FILE = "index.json"
 FORMAT = "trireme-sharded-1"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int64": torch.int64}
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 Box = tuple[int, ...]
 
@@ -84,11 +87,20 @@ def describe_chunk(key: str, tensor: torch.Tensor, global_shape: Box, offset: Bo
 
 
 def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> int:
-    """Write one rank's chunks and flush them to the disk; returns bytes."""
-    save_file(dict(tensors), path)
+    """Write one rank's chunks and flush them to the disk; returns bytes. Raises OSError."""
+    save_tensors(path, tensors)
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
     return path.stat().st_size
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file. Raises OSError, which the library itself hides in an error of its own."""
+    try:
+        save_file(dict(tensors), path, metadata=metadata)
+    except SafetensorError as error:
+        number = _OS_ERROR.search(str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
 
 
 def build_index(step: int, world_size: int, state: Mapping[str, Any], chunks: Iterable[Chunk]) -> Index:

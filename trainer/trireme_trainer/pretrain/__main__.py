@@ -79,7 +79,10 @@ def record(channel: RankChannel, error: BaseException, step: int) -> int:
         message=str(error)[:2048],
         traceback_tail=text[-4096:],
     )
-    Path(os.environ["TRIREME_ERROR_FILE"]).write_text(event.to_json())
+    try:
+        Path(os.environ["TRIREME_ERROR_FILE"]).write_text(event.to_json())
+    except OSError as full:  # the channel needs no disk
+        log.error("no error file: %s", full)
     try:
         channel.send(event)
     except AgentGone:

@@ -6,6 +6,7 @@ import re
 
 from trireme.protocol import FailureKind
 from trireme.protocol.messages import NAN_EXIT_CODE, RESTORE_EXIT_CODE
+from trireme_trainer.disk import is_disk_failure
 
 
 class NaNLoss(Exception):
@@ -42,4 +43,6 @@ def classify_exception(error: BaseException) -> tuple[FailureKind, int]:
         return FailureKind.NAN_LOSS, NAN_EXIT_CODE
     if isinstance(error, RestoreFailed):
         return FailureKind.RESTORE, RESTORE_EXIT_CODE
+    if is_disk_failure(error):
+        return FailureKind.LOCAL_DISK, 1
     return (FailureKind.VICTIM if is_victim(error) else FailureKind.EXCEPTION), 1

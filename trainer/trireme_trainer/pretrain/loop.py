@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -28,6 +27,7 @@ from trireme_trainer.agent.messages import (
 from trireme_trainer.checkpoint.fetch import Corrupt, verify_local
 from trireme_trainer.data.dataset import TOKENIZER_DIRECTORY, TokenDataset
 from trireme_trainer.data.order import SampleOrder
+from trireme_trainer.disk import is_full
 from trireme_trainer.engines.interface import CheckpointFormatError, Engine, StepResult
 from trireme_trainer.metrics.throughput import Peak, Throughput
 from trireme_trainer.pretrain.config import PretrainConfig
@@ -266,7 +266,7 @@ class Pretraining:
         try:
             result = engine.save_local(directory, self._extra_state())
         except OSError as error:
-            reason = "DiskFull" if error.errno == errno.ENOSPC else "LocalDiskFailed"
+            reason = "DiskFull" if is_full(error) else "LocalDiskFailed"
             log.warning("save of step %d failed: %s: %s", engine.step, reason, error)
             self._channel.send(SaveFailedEvent(step=engine.step, reason=reason, message=str(error)[:1024]))
             # As on the ranks that succeeded: all must agree on what is left to be saved.

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories, is_main_replica
 from megatron.core.models.gpt import GPTModel
-from safetensors.torch import save_file
 
+from trireme_trainer.checkpoint.sharded import save_tensors
 from trireme_trainer.engines.interface import EngineConfig, EngineError, ExportResult, ModelShape
 
 _FILE_BYTES = 4 * 1024**3
@@ -183,7 +183,7 @@ class _Writer:
         return f".part-{number}.safetensors"
 
     def _flush(self) -> None:
-        save_file(self._pending, self._directory / self._part(len(self._parts)), metadata={"format": "pt"})
+        save_tensors(self._directory / self._part(len(self._parts)), self._pending, {"format": "pt"})
         self._parts.append(list(self._pending))
         self._pending, self._pending_bytes = {}, 0
 
