@@ -93,20 +93,7 @@ class Gang:
         for slot in range(len(self.slots)) if slots is None else slots:
             for local in range(self.ranks):
                 rank = slot * self.ranks + local
-                directory = self.root / f"slot-{slot}" / f"step-{step}"
-                directory.mkdir(parents=True, exist_ok=True)
-                (directory / f"shard-{rank}").write_bytes(f"{step} {rank}".encode())
-                self.slots[slot].saved(
-                    rank,
-                    SavedEvent(
-                        step=step,
-                        tokens=step,
-                        directory=str(directory),
-                        files=[f"shard-{rank}"],
-                        stall_seconds=0.1,
-                        manifest={**DESCRIBED, "step": step} if rank == 0 else None,
-                    ),
-                )
+                self.slots[slot].saved(rank, written(self, step, rank=rank))
 
     def local_saves(self) -> list[Path]:
         return list(self.root.glob("slot-*/step-*"))
@@ -115,6 +102,22 @@ class Gang:
     def committed(self) -> list[int]:
         names = [k.rsplit("/", 2)[-2] for k in self.store.objects if k.endswith("/manifest.json")]
         return sorted(int(n.removeprefix("step-")) for n in names)
+
+
+def written(gang: Gang, step: int, *, rank: int) -> SavedEvent:
+    """What a rank says after writing its files."""
+    slot = rank // gang.ranks
+    directory = gang.root / f"slot-{slot}" / f"step-{step}"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / f"shard-{rank}").write_bytes(f"{step} {rank}".encode())
+    return SavedEvent(
+        step=step,
+        tokens=step,
+        directory=str(directory),
+        files=[f"shard-{rank}"],
+        stall_seconds=0.1,
+        manifest={**DESCRIBED, "step": step} if rank == 0 else None,
+    )
 
 
 async def until(condition: Callable[[], Any], seconds: float = 5.0) -> None:
@@ -191,6 +194,72 @@ async def test_a_rank_that_cannot_write_fails_the_save_and_frees_the_next(tmp_pa
     await until(lambda: gang.committed == [20])
 
 
+async def test_a_rank_that_wrote_after_another_had_failed_leaves_nothing_and_may_save_again(tmp_path: Path) -> None:
+    gang = Gang(tmp_path)
+    gang.slots[0].save_failed(1, SaveFailedEvent(step=10, reason="DiskFull", message="no space"))
+    # Rank 0 holds its next save back from the moment it wrote, until it is told that nothing is on its way.
+    told = len(gang.busy)
+    gang.slots[0].saved(0, written(gang, 10, rank=0))
+    assert gang.busy[told:] == [False]
+    assert not gang.local_saves()
+    gang.save(20)
+    await until(lambda: gang.committed == [20])
+
+
+async def test_a_failed_ranks_half_written_files_are_removed_when_no_rank_writes_any_more(tmp_path: Path) -> None:
+    gang = Gang(tmp_path)
+    saved = written(gang, 10, rank=0)
+    gang.slots[0].saved(0, saved)
+    gang.slots[1].save_failed(3, SaveFailedEvent(step=10, reason="DiskFull", message="no space"))
+    await until(lambda: gang.slots[0].report().failing_reason == "DiskFull")
+    assert gang.local_saves()  # rank 1 is still at it
+    failed = SaveFailedEvent(step=10, reason="DiskFull", message="no space", directory=saved.directory)
+    gang.slots[0].save_failed(1, failed)
+    assert not gang.local_saves()
+
+
+async def test_slot_0_hears_that_a_slot_gave_up_although_the_first_message_was_lost(tmp_path: Path) -> None:
+    gang = Gang(tmp_path)
+    gang.leader_reachable = False
+    gang.save(10, slots=[0])
+    gang.slots[1].save_failed(3, SaveFailedEvent(step=10, reason="DiskFull", message="no space"))
+    await asyncio.sleep(0.1)
+    assert gang.slots[0].busy
+    gang.leader_reachable = True
+    await until(lambda: not gang.slots[0].pending)
+    assert gang.slots[0].report().failing_reason == "DiskFull"
+
+
+async def test_an_unforeseen_error_is_reported_and_the_save_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gang = Gang(tmp_path)
+    upload = gang.store.upload
+
+    def broken(path: Path, key: str) -> None:
+        monkeypatch.setattr(gang.store, "upload", upload)
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(gang.store, "upload", broken)
+    gang.save(10, slots=[0])
+    await until(lambda: gang.slots[0].report().failing_reason == "SaveFailed")
+    gang.save(10, slots=[1])
+    await until(lambda: gang.committed == [10])
+
+
+async def test_a_save_that_misses_a_slot_for_long_is_failing_and_holds_no_newer_one_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MISSING_SLOT_SECONDS", 0.05)
+    gang = Gang(tmp_path)
+    gang.save(10, slots=[0])
+    await until(lambda: gang.slots[0].report().failing_reason == "SlotMissing")
+    assert not gang.slots[0].busy
+    gang.save(10, slots=[1])  # late is better than never
+    await until(lambda: gang.committed == [10])
+    assert gang.slots[0].report().failing_reason is None
+
+
 async def test_a_slot_tries_until_slot_0_hears_it(tmp_path: Path) -> None:
     gang = Gang(tmp_path)
     gang.leader_reachable = False
@@ -215,6 +284,14 @@ async def test_a_cancelled_committer_puts_no_manifest_even_when_its_files_arrive
     assert gang.committed == []
     with pytest.raises(AttemptOver):
         gang.slots[0].shards(SlotShards(job_uid="uid", attempt=1, step=10, slot=1))
+
+
+async def test_shards_of_a_save_long_gone_start_nothing(tmp_path: Path) -> None:
+    gang = Gang(tmp_path)
+    gang.save(20)
+    await until(lambda: gang.committed == [20] and not gang.slots[0].pending)
+    gang.slots[0].shards(SlotShards(job_uid="uid", attempt=1, step=10, slot=1))
+    assert not gang.slots[0].pending
 
 
 async def test_shards_of_another_attempt_are_refused(tmp_path: Path) -> None:

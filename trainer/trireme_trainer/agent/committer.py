@@ -7,6 +7,7 @@ A failing store never stops training: the newest save is retried, and gives way 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import shutil
 import threading
@@ -29,6 +30,8 @@ from trireme_trainer.checkpoint.store import ObjectStore, StoreError, hash_file
 log = logging.getLogger(__name__)
 FACTS_KEPT = 5
 RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)
+MISSING_SLOT_SECONDS = 300.0
+"""After slot 0's own files are in: how long another slot's may take before the save counts as failing."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class Save:
     step: int
     started_at: float
     ranks: dict[int, SavedEvent] = field(default_factory=dict)
+    failed_ranks: set[int] = field(default_factory=set)
+    directories: set[str] = field(default_factory=set)
+    """Where this node's ranks wrote; removed when the save is done and none of them writes any more."""
     slots: dict[int, list[ShardFile]] = field(default_factory=dict)
     own_files: list[ShardFile] | None = None
     task: asyncio.Task[None] | None = None
@@ -80,6 +86,7 @@ class Committer:
         self._in_flight = 0
         self._lock = threading.Lock()
         self._cancelled = False
+        self._telling: set[asyncio.Task[None]] = set()
         # Hashing and sending release the interpreter lock; each upload has parallel parts of its own.
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="upload")
 
@@ -90,9 +97,12 @@ class Committer:
         if self._cancelled:
             return
         save = self._saves.setdefault(event.step, Save(event.step, time.monotonic()))
-        if save.done:  # another rank of this node failed
-            return
         save.ranks[rank] = event
+        save.directories.add(event.directory)
+        if save.done:  # another rank failed; this one waits to hear that nothing is on its way any more
+            self._discard(save)
+            self._on_change()
+            return
         if len(save.ranks) == self._place.ranks_per_slot and save.task is None:
             self._give_up_older(event.step)
             save.task = asyncio.create_task(self._bring_in(save))
@@ -101,13 +111,19 @@ class Committer:
         """A rank of this node could not write its files: this step is not committed, the next save tries again."""
         if self._cancelled:
             return
+        save = self._saves.setdefault(event.step, Save(event.step, time.monotonic()))
+        save.failed_ranks.add(rank)
+        if event.directory:
+            save.directories.add(event.directory)
         self._give_up(event.step)
         self._fail(event.reason, f"checkpoint of step {event.step}: rank {rank}: {event.message}")
         if self._place.slot != 0:
             message = self._message(
                 event.step, problem_reason=event.reason, problem_message=event.message, given_up=True
             )
-            self._telling = asyncio.create_task(self._tell_leader(message))
+            telling = asyncio.create_task(self._tell_leader(message, insist=True))
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
 
     def shards(self, message: SlotShards) -> None:
         """Slot 0: another slot's files are in, or why not. Raises AttemptOver."""
@@ -118,6 +134,8 @@ class Committer:
                 self._give_up(message.step)
             self._fail(message.problem_reason, f"slot {message.slot}: {message.problem_message}")
             return
+        if message.step not in self._saves and any(s.done and s.step > message.step for s in self._saves.values()):
+            return  # of a save that gave way to a newer one
         save = self._saves.setdefault(message.step, Save(message.step, time.monotonic()))
         if save.done:  # committed before, or given up
             return
@@ -145,6 +163,7 @@ class Committer:
                     save.own_files = await self._upload(save)
                 if self._place.slot == 0:
                     save.slots[0] = save.own_files
+                    asyncio.get_running_loop().call_later(MISSING_SLOT_SECONDS, self._note_missing_slots, save)
                     await self._commit(save)
                 else:
                     await self._send_to_leader(self._message(save.step, files=save.own_files))
@@ -155,7 +174,7 @@ class Committer:
                 log.warning("checkpoint of step %d is given up: %s", save.step, error)
                 self._finish(save)
                 return
-            except (StoreError, OSError) as error:
+            except Exception as error:  # whatever it is, a save must not stay on its way for ever, unseen
                 await self._note_failure(save, error)
             await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
 
@@ -205,7 +224,7 @@ class Committer:
         keep, protected = self._retention()
         try:
             await self._run(self._retain, keep, protected)
-        except StoreError as error:
+        except Exception as error:  # the commit stands whatever becomes of older ones
             log.warning("retention failed, the next commit tries again: %s", error)
 
     def _put(self, key: str, data: bytes) -> None:
@@ -227,20 +246,44 @@ class Committer:
         except ValidationError as error:
             raise AttemptOver(f"the ranks described no valid manifest: {error}") from error
 
-    async def _note_failure(self, save: Save, error: StoreError | OSError) -> None:
-        reason = error.reason if isinstance(error, StoreError) else "LocalDiskFailed"
-        if isinstance(error, PeerError):
-            reason = "LeaderUnreachable"
-        self._fail(reason, f"checkpoint of step {save.step}: {error}")
+    def _note_missing_slots(self, save: Save) -> None:
+        """Slot 0: say which slots' files did not come in time, and let the next save take over."""
+        missing = sorted(set(range(self._place.slots)) - set(save.slots))
+        if missing and not save.done and not self._cancelled:
+            names = ", ".join(map(str, missing))
+            waited = f"no files of slot {names} {MISSING_SLOT_SECONDS:.0f} s after those of slot 0"
+            self._fail("SlotMissing", f"checkpoint of step {save.step}: {waited}")
+
+    async def _note_failure(self, save: Save, error: Exception) -> None:
+        match error:
+            case StoreError():
+                reason = error.reason
+            case PeerError():
+                reason = "LeaderUnreachable"
+            case OSError():
+                reason = "LocalDiskFailed"
+            case _:
+                log.error("checkpoint of step %d", save.step, exc_info=error)
+                reason = "SaveFailed"
+        self._fail(reason, f"checkpoint of step {save.step}: {type(error).__name__}: {error}")
         if self._place.slot != 0:
             message = self._message(save.step, problem_reason=reason, problem_message=str(error)[:1024])
             await self._tell_leader(message)
 
-    async def _tell_leader(self, message: SlotShards) -> None:
-        try:
-            await self._send_to_leader(message)
-        except (PeerError, AttemptOver) as error:
-            log.warning("slot 0 cannot be told: %s", error)
+    async def _tell_leader(self, message: SlotShards, *, insist: bool = False) -> None:
+        """Tell slot 0 of a problem; with `insist` until it has heard it, because it waits for what will never come."""
+        for attempt in itertools.count():
+            try:
+                await self._send_to_leader(message)
+                return
+            except AttemptOver as error:
+                log.warning("slot 0 need not be told: %s", error)
+                return
+            except Exception as error:  # of one try; the next may do
+                log.warning("slot 0 cannot be told: %s", error)
+            if not insist:
+                return
+            await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
 
     def _fail(self, reason: str, message: str) -> None:
         log.warning("%s: %s", reason, message)
@@ -254,10 +297,16 @@ class Committer:
 
     def _finish(self, save: Save) -> None:
         save.done = True
-        for directory in {e.directory for e in save.ranks.values()}:
-            shutil.rmtree(directory, ignore_errors=True)
+        self._discard(save)
         self._saves = {s: v for s, v in self._saves.items() if not v.done or s >= save.step}
         self._on_change()
+
+    def _discard(self, save: Save) -> None:
+        """Free the disk of a save that is done, once no rank of this node writes to it."""
+        if len(save.ranks.keys() | save.failed_ranks) < self._place.ranks_per_slot:
+            return
+        for directory in save.directories:
+            shutil.rmtree(directory, ignore_errors=True)
 
     async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._counted, function, *arguments)
@@ -287,9 +336,8 @@ class Committer:
     async def cancel(self) -> None:
         """Commit nothing more; waits briefly for what is in flight."""
         self._cancelled = True
-        for save in self._saves.values():
-            if save.task is not None:
-                save.task.cancel()
+        for task in (*self._telling, *(s.task for s in self._saves.values() if s.task is not None)):
+            task.cancel()
         deadline = time.monotonic() + 5.0
         while self._in_flight and time.monotonic() < deadline:  # noqa: ASYNC110 counted in threads
             await asyncio.sleep(0.05)

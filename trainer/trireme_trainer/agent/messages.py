@@ -54,6 +54,7 @@ class SaveFailedEvent(WireModel):
     step: int
     reason: str
     message: str
+    directory: str = Field(default="", description="Where the files were to go; what got there is worth nothing.")
 
 
 class ExportedEvent(WireModel):

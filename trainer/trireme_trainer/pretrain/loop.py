@@ -268,7 +268,10 @@ class Pretraining:
         except OSError as error:
             reason = "DiskFull" if is_full(error) else "LocalDiskFailed"
             log.warning("save of step %d failed: %s: %s", engine.step, reason, error)
-            self._channel.send(SaveFailedEvent(step=engine.step, reason=reason, message=str(error)[:1024]))
+            message = str(error)[:1024]
+            self._channel.send(
+                SaveFailedEvent(step=engine.step, reason=reason, message=message, directory=str(directory))
+            )
             # As on the ranks that succeeded: all must agree on what is left to be saved.
             self._saved_step, self._saved_at = engine.step, self._clock()
             return
