@@ -41,6 +41,26 @@ def refusals(schema: Schema, value: Any, old: Any = None) -> list[str]:
     return errors or list(_rule_refusals(schema, filled, None if old is None else with_defaults(schema, old), ""))
 
 
+def default_refusals(schema: Schema, path: str = "") -> Iterator[str]:
+    """Messages for which a CRD is refused because of a default in its schema.
+
+    An API server checks each default by itself, as it is written: the defaults of fields below it are not filled in.
+    """
+    default = schema.get("default")
+    if isinstance(default, dict):
+        validator = jsonschema.Draft4Validator(_draft4(schema))
+        yield from (f"{path}: {error.message}" for error in validator.iter_errors(default))
+        try:
+            yield from _rule_refusals(schema, default, default, path)
+        except (KeyError, RuntimeError) as error:
+            yield f"{path}: {error!r} in a rule"
+    for name, child in schema.get("properties", {}).items():
+        yield from default_refusals(child, f"{path}.{name}")
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            yield from default_refusals(schema[key], f"{path}.{key}")
+
+
 def _draft4(schema: Schema) -> Schema:
     node = {k: v for k, v in schema.items() if not k.startswith("x-") and k != "format"}
     if schema.get("x-kubernetes-int-or-string"):

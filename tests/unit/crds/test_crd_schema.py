@@ -6,6 +6,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from crd_evaluator import default_refusals
 from pydantic import Field
 from structural_checker import problems, walk
 
@@ -38,6 +39,11 @@ def test_crds_folder_holds_no_other_file() -> None:
 @each_kind
 def test_schema_is_structural(info: KindInfo[Any]) -> None:
     assert problems(root(info)) == []
+
+
+@each_kind
+def test_every_default_satisfies_its_schema_and_rules_by_itself(info: KindInfo[Any]) -> None:
+    assert list(default_refusals(root(info))) == []
 
 
 @each_kind
