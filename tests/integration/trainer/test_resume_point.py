@@ -203,6 +203,24 @@ def test_a_checkpoint_of_another_model_or_of_other_data_is_refused(trained: Trai
 
 
 @pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"training__seed": 7}, "training.seed is 0 there, 7 here"),
+        ({"training__globalBatchSize": 16}, "training.globalBatchSize is 8 there, 16 here"),
+        ({"training__optimizer": {"learningRate": 1e-5}}, "training.optimizer.learningRate is 0.003 there, 1e-05 here"),
+        ({"training__steps": 25}, "it is of step 30, this job's run has 25 steps"),
+    ],
+)
+def test_a_job_created_again_with_other_training_settings_is_refused(
+    trained: Trained, changes: dict[str, Any], said: str
+) -> None:
+    problem = trained.propose(make_job(trained.server, make_spec(**{**SPEC, **changes})), attempt=1).problem
+    assert problem is not None
+    assert (problem.reason, problem.retryable) == ("CheckpointOfOtherTraining", False)
+    assert said in problem.message
+
+
+@pytest.mark.parametrize(
     ("changes", "reason", "retryable"),
     [
         ({"checkpoint__uri": "s3://no-such-bucket/x"}, "BucketNotFound", True),

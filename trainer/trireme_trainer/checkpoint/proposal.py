@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -47,20 +47,29 @@ class ResumeFinder:
     """Looks for the resume point of one attempt."""
 
     def __init__(
-        self, store: ObjectStore, keys: JobKeys, cache: NodeCache, model_digest: str, on_existing: str
+        self,
+        store: ObjectStore,
+        keys: JobKeys,
+        cache: NodeCache,
+        *,
+        model_digest: str,
+        on_existing: str,
+        differences: Callable[[Manifest], str | None],
     ) -> None:
+        """`differences`: why the job's program cannot go on from a checkpoint of its model, or None."""
         self._store = store
         self._keys = keys
         self._cache = cache
         self._model_digest = model_digest
         self._on_existing = on_existing
+        self._differences = differences
 
     def precheck(self, attempt: int) -> None:
         """What can be refused before the data is known. Raises ResumeProblem, StoreError."""
         for step, _, prefix in self._located(self._candidates(attempt)):
             if step.committed:
                 try:
-                    self._require_model(read_manifest(self._store, prefix + MANIFEST_NAME), prefix)
+                    self._require_same_run(read_manifest(self._store, prefix + MANIFEST_NAME), prefix)
                 except Corrupt:
                     continue  # find() rejects it by name
                 return
@@ -137,7 +146,7 @@ class ResumeFinder:
                 MANIFEST_NAME,
                 f"it is of job {manifest.job_uid} attempt {manifest.attempt} step {manifest.step}",
             )
-        self._require_model(manifest, prefix)
+        self._require_same_run(manifest, prefix)
         if manifest.dataset_digest != dataset_digest:
             raise ResumeProblem(
                 "DatasetMismatch",
@@ -154,9 +163,11 @@ class ResumeFinder:
         fetch_files(self._store, prefix, manifest.files, self._cache.checkpoint(manifest.digest))
         return manifest
 
-    def _require_model(self, manifest: Manifest, prefix: str) -> None:
+    def _require_same_run(self, manifest: Manifest, prefix: str) -> None:
         if manifest.model_digest != self._model_digest:
             raise ResumeProblem(
                 "CheckpointOfAnotherModel",
                 f"{self._keys.to_uri(prefix)} is of model {manifest.model_digest}, this job's is {self._model_digest}",
             )
+        if (found := self._differences(manifest)) is not None:
+            raise ResumeProblem("CheckpointOfOtherTraining", f"{self._keys.to_uri(prefix)}: {found}")

@@ -31,6 +31,7 @@ from trireme_trainer.disk import is_full
 from trireme_trainer.engines.interface import CheckpointFormatError, Engine, StepResult
 from trireme_trainer.metrics.throughput import Peak, Throughput
 from trireme_trainer.pretrain.config import PretrainConfig
+from trireme_trainer.pretrain.continuity import training_record
 from trireme_trainer.pretrain.errors import NaNLoss, RestoreFailed
 
 log = logging.getLogger(__name__)
@@ -315,7 +316,11 @@ class Pretraining:
                 "data": layout.data,
                 "context": layout.context,
             },
-            "state": self._extra_state(),
+            "state": {
+                **self._extra_state(),
+                "totalSteps": self._total,
+                "training": training_record(self._config),
+            },
         }
 
     def _start_from(self, directory: Path) -> None:

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from trireme.checkpoints import JobKeys, parse_s3_uri
@@ -24,6 +25,7 @@ from trireme_trainer.data.dataset import INDEX_NAME
 from trireme_trainer.data.errors import DataError
 from trireme_trainer.data.prepare import Preparation, store_dataset
 from trireme_trainer.pretrain.config import PretrainConfig
+from trireme_trainer.pretrain.continuity import differences
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +64,9 @@ class Inputs:
             self._store,
             self._keys,
             self._cache,
-            self._config.model_digest,
-            self._config.spec.checkpoint.on_existing,
+            model_digest=self._config.model_digest,
+            on_existing=self._config.spec.checkpoint.on_existing,
+            differences=partial(differences, self._config),
         )
         self._check_starting_weights()
         # Before minutes of tokenising: would the answer be no anyway?
@@ -132,9 +135,9 @@ def main() -> None:
     config = PretrainConfig.parse(JobConfig.model_validate_json(arguments.job_file.read_bytes()))
     target = Target.model_validate_json(arguments.target_file.read_bytes())
     result = prepare(config, target, arguments.scratch)
-    partial = arguments.result_file.with_suffix(".part")
-    partial.write_text(result.to_json())
-    partial.rename(arguments.result_file)
+    written = arguments.result_file.with_suffix(".part")
+    written.write_text(result.to_json())
+    written.rename(arguments.result_file)
 
 
 if __name__ == "__main__":
