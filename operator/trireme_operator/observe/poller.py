@@ -64,7 +64,7 @@ class Poller:
             if job is None:
                 continue
             keep |= {slot.pod_uid for slot in job.status.gang.slots if slot.pod_uid}
-            pods = self._world.pods_of(job.uid)
+            pods = self._world.pods_of(job)
             keep |= {pod.uid for pod in pods}
             if job.deleting or job.status.gang.phase in IDLE_PHASES:
                 continue

@@ -13,7 +13,7 @@ from trireme_operator.decide.kinds import parse
 from trireme_operator.decide.room import pod_requests
 from trireme_operator.observe.cache import Cache, JsonObject
 from trireme_operator.observe.queue import JobKey
-from trireme_operator.observe.views import UnreadableStatus, job_view, node_views, pod_view
+from trireme_operator.observe.views import UnreadableStatus, controlled_by, job_view, node_views, pod_view
 
 
 class Contacts(Protocol):
@@ -76,9 +76,17 @@ class World:
             view = self._views[(uid, version)] = job_view(raw)
         return view
 
-    def pods_of(self, uid: str) -> tuple[PodView, ...]:
-        """The pods of a job."""
-        return tuple(view for raw in self.pods.labelled(uid) if (view := pod_view(raw)) is not None)
+    def pods_of(self, job: JobView) -> tuple[PodView, ...]:
+        """The pods of a job. Labels are anybody's to set, and these pods get the job's bearer token: a pod is the job's
+        only in its namespace, under a slot's name, with the job as its controller."""
+        found = []
+        for raw in self.pods.labelled(job.uid):
+            view = pod_view(raw)
+            if view is None or not controlled_by(raw, job.uid):
+                continue
+            if raw["metadata"].get("namespace") == job.namespace and view.name == f"{job.name}-{view.slot}":
+                found.append(view)
+        return tuple(found)
 
     def observe(self, key: JobKey) -> Observed | None:
         """What decide() sees of one job; None when the job is gone."""
@@ -90,7 +98,7 @@ class World:
         return Observed(
             now=self._clock(),
             job=job,
-            pods=self.pods_of(job.uid),
+            pods=self.pods_of(job),
             nodes=nodes,
             contacts=self.agents.contacts,
             claims=self._claims(job.uid) if waits and nodes is not None else (),
@@ -123,7 +131,7 @@ class World:
         spec = self._specs.setdefault((job.uid, "resolved"), parse(self.kinds[kind], resolved.spec))
         if spec is None:
             return None
-        pods = self.pods_of(job.uid)
+        pods = self.pods_of(job)
         unbound = sum(1 for pod in pods if pod.node is None and not pod.finished and not pod.deleting)
         return Claim(
             created=job.created,

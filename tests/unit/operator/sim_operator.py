@@ -98,7 +98,8 @@ class Operator:
 
     def poll(self) -> None:
         """Poll the agents of the pods that this operator knows."""
-        for pod in self.world.pods_of("job-1"):
+        job = self.world.job(KEY)
+        for pod in self.world.pods_of(job) if job is not None else ():
             if pod.address and not pod.finished:
                 self.agents.poll(pod.uid, pod.address)
 
