@@ -203,6 +203,29 @@ def test_a_checkpoint_of_another_model_or_of_other_data_is_refused(trained: Trai
 
 
 @pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hidden_size": 64, "head_dim": 8}, "hidden_size 64, here 32"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 32.0}}, "rope_type 'llama3'"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2' is not llama"),
+        ({"rope_scaling": "none"}, "not a Llama config"),
+    ],
+)
+def test_a_model_from_elsewhere_of_another_shape_is_refused_before_any_work(
+    trained: Trained, change: dict[str, Any], said: str
+) -> None:
+    exported = json.loads((trained.step(10).parents[1] / "model" / "a1" / "config.json").read_text())
+    elsewhere = trained.server.bucket / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "config.json").write_text(json.dumps({**exported, **change}))
+    spec = make_spec(model__startFrom=f"s3://{BUCKET}/elsewhere")
+    problem = trained.propose(make_job(trained.server, spec, name="fresh"), attempt=1).problem
+    assert problem is not None
+    assert (problem.reason, problem.retryable) == ("CheckpointOfAnotherModel", False)
+    assert said in problem.message
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"training__seed": 7}, "training.seed is 0 there, 7 here"),

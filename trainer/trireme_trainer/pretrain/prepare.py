@@ -24,9 +24,12 @@ from trireme_trainer.checkpoint.store import ObjectNotFound, ObjectStore, StoreE
 from trireme_trainer.data.dataset import INDEX_NAME
 from trireme_trainer.data.errors import DataError
 from trireme_trainer.data.prepare import Preparation, store_dataset
+from trireme_trainer.engines.interface import CheckpointFormatError
+from trireme_trainer.engines.shapes import check_hugging_face
 from trireme_trainer.pretrain.config import PretrainConfig
 from trireme_trainer.pretrain.continuity import differences
 
+CONFIG_NAME = "config.json"
 log = logging.getLogger(__name__)
 
 
@@ -84,14 +87,22 @@ class Inputs:
         try:
             found = read_manifest(store, prefix + MANIFEST_NAME).model_digest
         except Corrupt as error:
-            if error.reason == "ManifestMissing" and store.exists(prefix + "config.json"):
-                return  # a model from elsewhere: the engine compares its shapes
+            if error.reason == "ManifestMissing" and store.exists(prefix + CONFIG_NAME):
+                self._check_model_from_elsewhere(store, uri, prefix)
+                return
             raise StoreError(
                 "StartFromNotFound", f"{uri} holds no checkpoint or model: {error}", retryable=True
             ) from error
         if found != self._config.model_digest:
             message = f"{uri} is of model {found}, this job's is {self._config.model_digest}"
             raise ResumeProblem("CheckpointOfAnotherModel", message)
+
+    def _check_model_from_elsewhere(self, store: ObjectStore, uri: str, prefix: str) -> None:
+        """By its config.json; the engine compares the shapes of its tensors when it reads them."""
+        try:
+            check_hugging_face(store.get(prefix + CONFIG_NAME), f"{uri}/{CONFIG_NAME}", self._config.model)
+        except CheckpointFormatError as error:
+            raise ResumeProblem("CheckpointOfAnotherModel", str(error)) from error
 
     def _dataset(self) -> DatasetRef:
         recorded = self._target.dataset

@@ -33,6 +33,7 @@ from trireme_trainer.engines.interface import (
     SaveResult,
 )
 from trireme_trainer.engines.megatron.optimizer import Optimizer
+from trireme_trainer.engines.shapes import check_same_model
 
 # Canonical state per parameter, gathered over data-parallel ranks through gloo: loads under any layout.
 _OPTIMIZER_METADATA = {"distrib_optim_fully_reshardable_mem_efficient": True}
@@ -148,14 +149,3 @@ def _engine_state(config: EngineConfig, optimizer: Optimizer, extra_state: Mappi
         "adamStep": optimizer.adam_step,
         "extra": dict(extra_state),
     }
-
-
-def check_same_model(mine: Mapping[str, Any], stored: Any) -> None:
-    """Raise CheckpointFormatError naming every field of `mine` that the stored shape has otherwise."""
-    if not isinstance(stored, Mapping):
-        raise CheckpointFormatError(f"the checkpoint names no model: {stored!r}")
-    differing = [
-        f"{name} {stored.get(name)!r}, here {value!r}" for name, value in mine.items() if stored.get(name) != value
-    ]
-    if differing:
-        raise CheckpointFormatError(f"the checkpoint is of another model: {'; '.join(differing)}")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from megatron.core.dist_checkpointing.dict_utils import nested_values
@@ -16,10 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from trireme_trainer.checkpoint import sharded
 from trireme_trainer.engines.interface import CheckpointFormatError, EngineConfig, ModelShape
-from trireme_trainer.engines.megatron.checkpointing import check_same_model
-
-_FREE_FIELDS = ("initializer_range", "max_position_embeddings")
-"""Fields of the shape that may differ: they hold no weight."""
+from trireme_trainer.engines.shapes import check_hugging_face, check_weights_fit
 
 Source = Callable[[ShardedTensor], torch.Tensor]
 
@@ -29,7 +24,7 @@ def fill_from(directory: Path, config: EngineConfig, model: GPTModel) -> None:
     """Fill this rank's weights from a directory with either layout; raises CheckpointFormatError."""
     if (directory / sharded.INDEX_FILE).is_file():
         index = sharded.read_index(directory)
-        _check_shape(config.model, index.state.get("model"))
+        check_weights_fit(config.model, index.state.get("model"))
         with sharded.ShardReader(directory, index) as reader:
             _fill(model, lambda shard: _from_checkpoint(reader, shard))
     elif (directory / "config.json").is_file():
@@ -47,13 +42,6 @@ def _fill(model: GPTModel, source: Source) -> None:
             shard.data.copy_(source(shard).view(shard.data.shape))
 
 
-def _check_shape(mine: ModelShape, stored: Any) -> None:
-    if not isinstance(stored, dict):
-        raise CheckpointFormatError(f"the checkpoint names no model: {stored!r}")
-    fields = dataclasses.asdict(mine)
-    check_same_model({name: value for name, value in fields.items() if name not in _FREE_FIELDS}, stored)
-
-
 def _from_checkpoint(reader: sharded.ShardReader, shard: ShardedTensor) -> torch.Tensor:
     box = (1,) * shard.prepend_axis_num + tuple(shard.local_shape)
     key = f"optimizer.state.param.{shard.key}"
@@ -66,7 +54,8 @@ class _HuggingFace:
     def __init__(self, directory: Path, shape: ModelShape) -> None:
         self._directory = directory
         self._shape = shape
-        _check_shape(shape, _shape_fields(directory / "config.json", shape))
+        path = directory / "config.json"
+        check_hugging_face(path.read_bytes(), str(path), shape)
         self._files = _file_of_each_tensor(directory)
         self._last: tuple[tuple[str, tuple[int, ...]], torch.Tensor] | None = None
 
@@ -122,27 +111,6 @@ class _HuggingFace:
         except (SafetensorError, FileNotFoundError) as error:
             raise CheckpointFormatError(f"{file}: {error} (reading {name})") from error
         return tensor
-
-
-def _shape_fields(path: Path, shape: ModelShape) -> dict[str, Any]:
-    """A Hugging Face config.json under the names of ModelShape."""
-    try:
-        document = json.loads(path.read_bytes())
-        heads, hidden = document["num_attention_heads"], document["hidden_size"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointFormatError(f"{path} is not a Llama config: {error!r}") from error
-    if document.get("model_type") != "llama":
-        raise CheckpointFormatError(f"{path}: model_type {document.get('model_type')!r} is not llama")
-    rotary = document.get("rope_parameters") or {}
-    if (document.get("rope_scaling") or rotary).get("rope_type", "default") != "default":
-        raise CheckpointFormatError(f"{path}: scaled rotary embeddings are not supported")
-    fields = {name: document.get(name) for name in dataclasses.asdict(shape)}
-    fields["num_key_value_heads"] = document.get("num_key_value_heads") or heads
-    fields["rope_theta"] = document.get("rope_theta") or rotary.get("rope_theta")
-    fields["tie_word_embeddings"] = bool(document.get("tie_word_embeddings"))
-    head_dim = document.get("head_dim") or hidden // heads
-    fields["head_dim"] = shape.head_dim if head_dim == shape.attention_head_size else head_dim
-    return fields
 
 
 def _file_of_each_tensor(directory: Path) -> dict[str, Path]:
