@@ -58,6 +58,9 @@ LOG_SECONDS = (4.0, 8.0, 15.0, 30.0)
 """Waits between uploads of the logs: short at first, for the sake of ranks and nodes that die young."""
 LEADER_SECONDS = 2.0
 LAST_LOGS_SECONDS = 15.0
+EXPORT_RETRY_SECONDS = 5.0
+EXPORT_TRIES = 5
+"""Tries to store the model that fail for another reason than the store's absence, before the attempt fails."""
 
 
 class Attempt:
@@ -367,14 +370,23 @@ class Attempt:
             log.warning("logs: %s", error)
 
     async def _upload_model(self, event: ExportedEvent) -> None:
-        """Put the exported model into the store, its manifest last; retries until it is there."""
-        while self.model is None:
+        """Put the exported model into the store, its manifest last.
+
+        Retries for as long as the store is away; what waiting does not cure fails the attempt after a few tries.
+        """
+        tries = 0
+        while self.model is None and self.state is AgentState.RUNNING:
             try:
                 loop = asyncio.get_running_loop()
                 self.model = await loop.run_in_executor(self._threads, self._put_model, event)
-            except StoreError as error:
-                log.warning("export: %s; trying again", error)
-                await asyncio.sleep(5.0)
+            except Exception as error:
+                tries = 0 if isinstance(error, StoreError) and error.retryable else tries + 1
+                log.warning("export: %s: %s; trying again", type(error).__name__, error)
+                if tries >= EXPORT_TRIES:
+                    message = f"the exported model cannot be stored: {type(error).__name__}: {error}"
+                    await self._end(self._failure(FailureKind.EXIT, message))
+                    return
+                await asyncio.sleep(EXPORT_RETRY_SECONDS)
 
     def _put_model(self, event: ExportedEvent) -> ModelRef:
         root, prefix = Path(event.directory), self._keys.model(self.number)

@@ -58,7 +58,12 @@ class Preparation:
 
     async def _repeat(self) -> None:
         while True:
-            result = await self._once()
+            try:
+                result = await self._once()
+            except Exception as error:  # without an answer the job would wait for ever and say nothing of why
+                log.exception("preparation could not be run")
+                message = f"preparation could not be run: {type(error).__name__}: {error}"
+                result = _failed(message)
             self.proposal, self.problem = result.proposal, result.problem
             if self.problem is None or not self.problem.retryable:
                 return
@@ -100,4 +105,8 @@ class Preparation:
         except (OSError, ValidationError) as error:
             tail = str(error).encode()
         message = f"preparation ended with {code}: {tail.decode(errors='replace').strip()}"
-        return PreparationResult(problem=InputsProblem(reason="PreparationFailed", message=message, retryable=True))
+        return _failed(message)
+
+
+def _failed(message: str) -> PreparationResult:
+    return PreparationResult(problem=InputsProblem(reason="PreparationFailed", message=message, retryable=True))

@@ -1,0 +1,95 @@
+"""Errors that nobody foresaw end in a reason, not in a job that waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from trireme.protocol import AgentState, Failure, FailureKind, ModelRef, Phase, Target
+from trireme_trainer.agent import attempt as attempt_module
+from trireme_trainer.agent import preparation as preparation_module
+from trireme_trainer.agent.attempt import Attempt
+from trireme_trainer.agent.messages import ExportedEvent
+from trireme_trainer.agent.preparation import Preparation, PreparationResult
+from trireme_trainer.checkpoint.store import StoreError
+
+EXPORTED = ExportedEvent(directory="/nowhere", manifest={})
+MODEL = ModelRef(uri="s3://b/model", digest="sha256:0")
+
+
+class RanksThatEnded:
+    """No rank is left."""
+
+    ranks: tuple[Any, ...] = ()
+
+    async def stop(self, *, term_seconds: float) -> None:
+        """Nothing is left to stop."""
+
+
+def exporting(put: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An attempt whose ranks exported a model; storing it calls `put`."""
+    monkeypatch.setattr(attempt_module, "EXPORT_RETRY_SECONDS", 0.01)
+    made: Any = Attempt.__new__(Attempt)
+    made.number, made.state, made.model, made.failure = 1, AgentState.RUNNING, None, None
+    made.ranks = RanksThatEnded()
+    made._threads = ThreadPoolExecutor(1)
+    made._env = SimpleNamespace(slot=0, config=SimpleNamespace(ranks_per_slot=1))
+    made._put_model = put
+    return made
+
+
+async def test_a_model_that_cannot_be_stored_fails_the_attempt_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def put(_: ExportedEvent) -> ModelRef:
+        raise OSError(5, "Input/output error")
+
+    attempt = exporting(put, monkeypatch)
+    await asyncio.wait_for(attempt._upload_model(EXPORTED), 5)
+    failure: Failure = attempt.failure
+    assert attempt.state is AgentState.FAILED
+    assert failure.kind is FailureKind.EXIT
+    assert "Input/output error" in failure.message
+
+
+async def test_a_model_is_stored_once_the_store_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = 0
+
+    def put(_: ExportedEvent) -> ModelRef:
+        nonlocal tries
+        tries += 1
+        if tries < 3 * attempt_module.EXPORT_TRIES:
+            raise StoreError("StoreUnavailable", "away", retryable=True)
+        return MODEL
+
+    attempt = exporting(put, monkeypatch)
+    await asyncio.wait_for(attempt._upload_model(EXPORTED), 5)
+    assert attempt.model == MODEL
+    assert attempt.state is AgentState.RUNNING
+
+
+async def test_a_preparation_that_cannot_be_run_is_a_problem_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation_module, "RETRY_SECONDS", 0.05)
+    scratch = tmp_path / "scratch"
+    scratch.write_text("a file where the folder should be")
+    target = Target(job_uid="uid", attempt=1, phase=Phase.PREPARE)
+    preparation = Preparation("no_such_module", target, tmp_path / "job.json", scratch)
+    async with asyncio.timeout(5):
+        while preparation.problem is None:  # noqa: ASYNC110 set by the preparation's own task
+            await asyncio.sleep(0.01)
+    assert preparation.problem.reason == "PreparationFailed"
+    assert preparation.problem.retryable
+
+    async def once() -> PreparationResult:
+        return PreparationResult()
+
+    monkeypatch.setattr(preparation, "_once", once)
+    async with asyncio.timeout(5):
+        while preparation.problem is not None:  # noqa: ASYNC110 set by the preparation's own task
+            await asyncio.sleep(0.01)
+    await preparation.stop()
