@@ -105,9 +105,9 @@ def _hopeless(s: Situation, fault: Fault) -> tuple[str, str] | None:
     """Why another attempt would end the same way, or is not allowed."""
     if fault.cause == Cause.NAN_LOSS:
         return "NaNLoss", fault.message
-    key = _signature(fault)
+    key = _signature(s, fault)
     if key is not None and key == s.status.restarts.last_exception:
-        return "DeterministicFailure", f"the same failure came twice at the same step: {fault.message}"
+        return "DeterministicFailure", f"the same failure came twice at the same place: {fault.message}"
     budget = fault.budget
     if budget is None:
         return None
@@ -123,14 +123,19 @@ def _hopeless(s: Situation, fault: Fault) -> tuple[str, str] | None:
     return None
 
 
-def _signature(fault: Fault) -> str | None:
-    """What makes two application failures the same: exception or exit code, and the step."""
-    if fault.failure is None or fault.cause not in (Cause.EXCEPTION, Cause.EXIT):
+def _signature(s: Situation, fault: Fault) -> str | None:
+    """What makes two failures the same: exception or exit code, and the step or what was to be restored."""
+    if fault.failure is None or fault.cause not in (Cause.EXCEPTION, Cause.EXIT, Cause.RESTORE):
         return None
+    where = f"step {fault.failure.step}"
+    if fault.cause == Cause.RESTORE:
+        if fault.failure.exception is None:  # what it waited for did not come: the next attempt may find it there
+            return None
+        where = f"restore of {s.gang.resume_from.uri if s.gang.resume_from else 'the start'}"
     what = fault.failure.exception or f"exit code {fault.failure.exit_code}"
     # Addresses, ports and times in a message do not make another failure of it.
     message = re.sub(r"0x[0-9a-fA-F]+|[0-9]+", "#", fault.failure.message)
-    return f"{what} at step {fault.failure.step}: {message}"[:4096]
+    return f"{what} at {where}: {message}"[:4096]
 
 
 def spent(restarts: RestartsStatus, budget: Budget) -> int:
@@ -186,7 +191,7 @@ def charge(s: Situation, fault: Fault) -> RestartsStatus:
         "history": [*restarts.history, record][-HISTORY:],
         "fruitless": 0 if advanced else restarts.fruitless + 1,
     }
-    signature = _signature(fault)
+    signature = _signature(s, fault)
     if signature is not None:
         update["last_exception"] = signature
     if fault.budget is not None:

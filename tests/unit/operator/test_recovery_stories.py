@@ -108,6 +108,42 @@ def test_the_same_exception_at_the_same_step_twice_ends_the_job() -> None:
     assert story.status.failure.exception == "ValueError"
 
 
+def fail_restore(story: Story, attempt: int, exception: str | None, message: str) -> None:
+    story.until_running(attempt)
+    story.until(lambda: story.agent(1).ranks_of)
+    story.agent(1).fail(FailureKind.RESTORE, exception, message, step=0)
+    story.run(3)
+
+
+def test_the_same_failure_to_restore_twice_ends_the_job() -> None:
+    story = Story()
+    for attempt, size in ((1, 32), (2, 64)):
+        fail_restore(story, attempt, "RestoreFailed", f"tensor w is stored as ({size}, 32)")
+    story.until_ended()
+    assert story.condition(ConditionType.FAILED).reason == "DeterministicFailure"
+    assert story.status.restarts.infrastructure == 1
+
+
+def test_a_store_that_is_away_while_inputs_are_fetched_never_ends_the_job() -> None:
+    story = Story()
+    for attempt in (1, 2, 3):
+        fail_restore(story, attempt, None, "StoreUnavailable: no answer")
+    story.until_ended()
+    assert story.status.state == JobState.SUCCEEDED
+    assert story.causes() == {"RestoreFailed": 3}
+
+
+def test_failing_to_restore_another_checkpoint_is_another_failure() -> None:
+    story = Story()
+    fail_restore(story, 1, "RestoreFailed", "another rank found a file that does not verify")
+    story.until_running(2)
+    story.until_step(8)
+    story.agent(1).fail(FailureKind.KILLED)
+    fail_restore(story, 3, "RestoreFailed", "another rank found a file that does not verify")
+    story.until_ended()
+    assert story.status.state == JobState.SUCCEEDED
+
+
 def test_a_failed_disk_is_charged_to_infrastructure_and_blames_its_node() -> None:
     story = Story()
     story.until_step(8)

@@ -203,7 +203,9 @@ class Attempt:
             await self._start()
             await self._supervise()
         except InputsLost as error:
-            await self._end(Failure(kind=FailureKind.RESTORE, rank=self._first_rank, step=0, message=str(error)))
+            named = type(error).__name__ if error.lasting else None  # an exception that comes twice ends the job
+            failure = Failure(kind=FailureKind.RESTORE, rank=self._first_rank, step=0, message=str(error))
+            await self._end(failure.model_copy(update={"exception": named}))
         except Exception as error:  # a fault of ours must end the attempt, not leave it running unwatched
             log.exception("attempt %d", self.number)
             kind = FailureKind.LOCAL_DISK if is_disk_failure(error) else FailureKind.EXIT

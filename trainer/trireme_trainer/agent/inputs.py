@@ -20,7 +20,14 @@ RETRY_SECONDS = 3.0
 
 
 class InputsLost(Exception):
-    """The inputs recorded for this attempt cannot be brought to this node."""
+    """The inputs recorded for this attempt cannot be brought to this node.
+
+    `lasting`: because of what the store holds; another try would find the same.
+    """
+
+    def __init__(self, message: str, *, lasting: bool = False) -> None:
+        super().__init__(message)
+        self.lasting = lasting
 
 
 @dataclass
@@ -49,10 +56,10 @@ class InputsFetcher:
             try:
                 return self._fetch()
             except Corrupt as error:
-                raise InputsLost(f"an input does not verify: {error}") from error
+                raise InputsLost(f"an input does not verify: {error}", lasting=True) from error
             except StoreError as error:
                 if self._cancelled.is_set() or not error.retryable or time.monotonic() > deadline:
-                    raise InputsLost(f"{error.reason}: {error.message}") from error
+                    raise InputsLost(f"{error.reason}: {error.message}", lasting=not error.retryable) from error
                 log.warning("inputs: %s: %s; trying again", error.reason, error.message)
                 self._cancelled.wait(RETRY_SECONDS)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import resource
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -343,6 +344,8 @@ class Pretraining:
             fault = error
         # No rank reads a byte before all files of all nodes are known to be good.
         if self._engine.agree(int(fault is not None)):
+            if fault is not None:  # the next attempt must not find the same bytes
+                shutil.rmtree(directory, ignore_errors=True)
             raise RestoreFailed(str(fault) if fault else "another rank found a file that does not verify") from fault
         try:
             loaded = self._engine.load_local(directory)
