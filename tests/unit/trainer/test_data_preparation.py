@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +169,30 @@ def test_bad_data_is_refused_with_its_path(
 )
 def test_stars_stay_in_a_folder_and_double_stars_do_not(pattern: str, name: str, matches: bool) -> None:
     assert bool(glob_to_regex(pattern).match(name)) is matches
+
+
+def test_a_damaged_gzip_is_refused_with_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "text" / "a.txt.gz"
+    path.parent.mkdir()
+    whole = bytearray(gzip.compress(random.Random(1).randbytes(4000).hex().encode()))
+    whole[1000:1400] = bytes(400)
+    path.write_bytes(whole)
+    with pytest.raises(DataUnreadable, match=r"a\.txt\.gz"):
+        prepare(tmp_path, SourceConfig(str(path.parent)))
+
+
+def test_half_a_character_in_json_becomes_a_replacement_character(tmp_path: Path) -> None:
+    path = tmp_path / "text.jsonl"
+    path.write_text(r'{"text": "one \ud83d half, one \ud83d\ude00 whole, %s"}' % ("and words " * 40) + "\n")
+    prepare(tmp_path, SourceConfig(str(path)))
+    dataset = TokenDataset(tmp_path / "dataset", 16)
+    batch = dataset.train([SampleId(0, 0, i) for i in range(dataset.train_sequences[0])])
+    text = decode(tmp_path / "dataset", batch.tokens.reshape(-1))
+    assert text.startswith("one \N{REPLACEMENT CHARACTER} half, one \N{GRINNING FACE} whole")
+
+
+def test_json_nested_too_deep_is_refused_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "text.jsonl"
+    path.write_text('{"text": "fine"}\n' + "[" * 100_000 + "\n")
+    with pytest.raises(DataUnreadable, match="line 2"):
+        prepare(tmp_path, SourceConfig(str(path)))

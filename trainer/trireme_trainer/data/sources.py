@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sysconfig
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,6 +23,7 @@ from trireme_trainer.data.errors import DataEmpty, DataNotFound, DataUnreadable
 
 PIECE_CHARACTERS = MIB
 """Longer documents are tokenised in pieces cut at line ends."""
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class Source:
                     pieces = list(_pieces(text))
                     if pieces:
                         yield Document(pieces)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise DataUnreadable(f"{file.identity}: {error}") from error
 
     def _is_jsonl(self, name: str) -> bool:
@@ -187,12 +189,14 @@ class Source:
                 continue
             try:
                 value = json.loads(line)[self.config.text_field]
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 message = f"{file.identity} line {number}: no JSON object with field {self.config.text_field!r}"
                 raise DataUnreadable(message) from error
             if not isinstance(value, str):
                 message = f"{file.identity} line {number}: field {self.config.text_field!r} is no text"
                 raise DataUnreadable(message)
+            # JSON can spell half a character, which no encoding can; like undecodable bytes it becomes U+FFFD.
+            value = _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
             if value.strip():
                 yield Document(list(_pieces(io.StringIO(value))))
 
