@@ -141,6 +141,8 @@ class FailureKind(StrEnum):
     KILLED = "Killed"  # by a signal from outside
     HANG = "Hang"
     RESTORE = "RestoreFailed"  # the resume point could not be read or did not verify
+    CRASHED = "Crashed"  # by a signal of its own making, such as SIGSEGV
+    DEVICE = "DeviceFault"  # the accelerator failed
     LOCAL_DISK = "LocalDiskFailed"  # the node's disk is full, read-only or broken
     VICTIM = "Victim"  # a collective failed because a peer went away
     FENCED = "Fenced"  # lost operator and leader for fence_seconds

@@ -1,5 +1,6 @@
 """Finding out what went wrong: the culprit and not its victims, from agents' reports, pods and nodes."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -20,6 +21,8 @@ class Cause(StrEnum):
     KILLED = "RankKilled"
     HANG = "Hang"
     RESTORE = "RestoreFailed"
+    CRASHED = "RankCrashed"
+    DEVICE = "DeviceFault"
     LOCAL_DISK = "LocalDiskFailed"
     PEER_LOST = "PeerLost"  # only victims were found
     FENCED = "AgentFenced"
@@ -45,6 +48,7 @@ class Budget(StrEnum):
 BUDGETS: dict[Cause, Budget | None] = {
     Cause.EXCEPTION: Budget.APPLICATION,
     Cause.EXIT: Budget.APPLICATION,
+    Cause.CRASHED: Budget.APPLICATION,
     Cause.NAN_LOSS: Budget.APPLICATION,
     Cause.OOM_KILLED: Budget.OUT_OF_MEMORY,
     Cause.HANG: Budget.HANG,
@@ -62,10 +66,16 @@ _KINDS = {
     FailureKind.KILLED: Cause.KILLED,
     FailureKind.HANG: Cause.HANG,
     FailureKind.RESTORE: Cause.RESTORE,
+    FailureKind.CRASHED: Cause.CRASHED,
+    FailureKind.DEVICE: Cause.DEVICE,
     FailureKind.LOCAL_DISK: Cause.LOCAL_DISK,
     FailureKind.VICTIM: Cause.PEER_LOST,
     FailureKind.FENCED: Cause.FENCED,
 }
+_CONNECTION_LOST = re.compile(
+    r"connection (closed|reset|refused)|broken pipe|socket closed|connectFullMesh|time(d )?out|remote (process|error)",
+    re.IGNORECASE,
+)
 _EXTERNAL_EXIT_CODES = frozenset({137, 143})  # SIGKILL and SIGTERM from outside
 
 
@@ -98,6 +108,8 @@ def find(s: Situation) -> Fault | None:
     if not faults:
         return None
     culprits = [fault for fault in faults if not fault.victim]
+    if not culprits and _refused_by_backend(s, faults):
+        return replace(min(faults, key=lambda f: (f.began, f.slot)), cause=Cause.EXCEPTION)
     waiting_for = [slot for slot in s.slots if _suspect(s, slot) and all(f.slot != slot for f in culprits)]
     first = min(culprits or faults, key=lambda f: (f.began, f.slot))
     patience = max([s.silent_seconds(slot) for slot in waiting_for], default=s.now - first.began)
@@ -108,6 +120,20 @@ def find(s: Situation) -> Fault | None:
         slot = waiting_for[0]
         return _lost(s, slot, Cause.AGENT_LOST)
     return first
+
+
+def _refused_by_backend(s: Situation, faults: list[Fault]) -> bool:
+    """Whether the collectives' library refused every slot before the first step: then no peer was lost.
+
+    A wrong interface or version fails so, the same in every attempt, with the exception that a lost peer causes later.
+    """
+    if {fault.slot for fault in faults} != set(s.slots):
+        return False
+    failures = [fault.failure for fault in faults]
+    return all(
+        f is not None and f.step == 0 and f.exception == "DistBackendError" and not _CONNECTION_LOST.search(f.message)
+        for f in failures
+    )
 
 
 def _of_slot(s: Situation, slot: int) -> Iterator[Fault]:

@@ -124,15 +124,23 @@ def _hopeless(s: Situation, fault: Fault) -> tuple[str, str] | None:
 
 
 def _signature(s: Situation, fault: Fault) -> str | None:
-    """What makes two failures the same: exception or exit code, and the step or what was to be restored."""
-    if fault.failure is None or fault.cause not in (Cause.EXCEPTION, Cause.EXIT, Cause.RESTORE):
+    """What makes two failures the same: exception, exit code or signal, and the step or what was to be restored."""
+    if fault.failure is None or fault.cause not in (
+        Cause.EXCEPTION,
+        Cause.EXIT,
+        Cause.CRASHED,
+        Cause.RESTORE,
+    ):
         return None
     where = f"step {fault.failure.step}"
     if fault.cause == Cause.RESTORE:
         if fault.failure.exception is None:  # what it waited for did not come: the next attempt may find it there
             return None
         where = f"restore of {s.gang.resume_from.uri if s.gang.resume_from else 'the start'}"
-    what = fault.failure.exception or f"exit code {fault.failure.exit_code}"
+    ended = f"exit code {fault.failure.exit_code}"
+    if fault.failure.signal is not None:
+        ended = f"signal {fault.failure.signal}"
+    what = fault.failure.exception or ended
     # Addresses, ports and times in a message do not make another failure of it.
     message = re.sub(r"0x[0-9a-fA-F]+|[0-9]+", "#", fault.failure.message)
     return f"{what} at {where}: {message}"[:4096]
@@ -212,6 +220,7 @@ _NODE_CAUSES = frozenset(
         Cause.OOM_KILLED,
         Cause.KILLED,
         Cause.HANG,
+        Cause.DEVICE,
         Cause.LOCAL_DISK,
         Cause.POD_FAILED,
         Cause.NODE_LOST,

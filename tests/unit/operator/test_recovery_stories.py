@@ -108,6 +108,51 @@ def test_the_same_exception_at_the_same_step_twice_ends_the_job() -> None:
     assert story.status.failure.exception == "ValueError"
 
 
+def test_a_collective_library_that_refuses_every_slot_at_the_start_is_no_lost_peer() -> None:
+    story = Story()
+    for attempt in (1, 2):
+        story.until_running(attempt)
+        story.until(lambda: all(story.agent(slot).ranks_of for slot in (0, 1)))
+        for slot in (0, 1):
+            story.agent(slot).fail(FailureKind.VICTIM, "DistBackendError", "NCCL error: no socket interface", step=0)
+        story.run(3)
+    story.until_ended()
+    assert story.condition(ConditionType.FAILED).reason == "DeterministicFailure"
+    assert story.causes() == {"Exception": 1}
+
+
+def test_a_connection_lost_at_the_start_is_a_lost_peer() -> None:
+    story = Story()
+    story.until_running(1)
+    story.until(lambda: all(story.agent(slot).ranks_of for slot in (0, 1)))
+    for slot in (0, 1):
+        story.agent(slot).fail(FailureKind.VICTIM, "DistBackendError", "Connection reset by peer", step=0)
+    story.until_running(2)
+    assert story.causes() == {"PeerLost": 1}
+
+
+def test_the_same_crash_at_the_same_step_twice_ends_the_job() -> None:
+    story = Story()
+    for attempt in (1, 2):
+        story.until_running(attempt)
+        story.until(lambda: story.agent(1).ranks_of)
+        story.agent(1).fail(FailureKind.CRASHED, None, "crashed with SIGSEGV", step=9)
+        story.run(3)
+    story.until_ended()
+    assert story.condition(ConditionType.FAILED).reason == "DeterministicFailure"
+    assert story.causes() == {"RankCrashed": 1}
+
+
+def test_a_broken_device_blames_its_node() -> None:
+    story = Story()
+    story.until_step(8)
+    node = story.agent(1).node
+    story.agent(1).fail(FailureKind.DEVICE, "AcceleratorError", "CUDA error: uncorrectable ECC error encountered")
+    story.until_running(2)
+    assert (story.causes(), story.status.restarts.infrastructure) == ({"DeviceFault": 1}, 1)
+    assert [(r.node, r.failures) for r in story.status.gang.node_records] == [(node, 1)]
+
+
 def fail_restore(story: Story, attempt: int, exception: str | None, message: str) -> None:
     story.until_running(attempt)
     story.until(lambda: story.agent(1).ranks_of)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributed import DistBackendError
 
 from trireme.checkpoints import JobKeys
 from trireme.protocol import FailureKind, ResumePoint, Section
@@ -81,6 +83,25 @@ def test_a_kill_is_an_oom_kill_only_when_the_kernel_counted_one() -> None:
     assert cause[0].kind is FailureKind.KILLED
 
 
+@pytest.mark.parametrize(
+    ("number", "said", "kind"),
+    [
+        (signal.SIGTERM, "", "Killed"),
+        (signal.SIGHUP, "", "Killed"),
+        (signal.SIGSEGV, "", "Crashed"),
+        (signal.SIGFPE, "", "Crashed"),
+        (signal.SIGABRT, "terminate called after throwing an instance of 'std::bad_alloc'", "Crashed"),
+        (signal.SIGABRT, "Process group watchdog thread terminated with exception", "Victim"),
+        (signal.SIGABRT, "watchdog thread: CUDA error: uncorrectable ECC error encountered", "DeviceFault"),
+    ],
+)
+def test_a_crash_is_no_kill_from_outside(number: signal.Signals, said: str, kind: str) -> None:
+    cause = first_cause([RankEnd(0, 4, -number, 1.0, last_words=said)], oom_kills=0)
+    assert cause is not None
+    assert (cause[0].kind, cause[0].signal, cause[0].step) == (FailureKind(kind), number, 4)
+    assert said in cause[0].message
+
+
 def test_an_exit_without_a_record_is_an_exit_and_clean_ends_are_no_failure() -> None:
     cause = first_cause([end(0, 3, 1.0)], oom_kills=0)
     assert cause is not None
@@ -97,6 +118,10 @@ def test_an_exit_without_a_record_is_an_exit_and_clean_ends_are_no_failure() -> 
         (NaNLoss("loss nan"), "NaNLoss", 77),
         (RestoreFailed("shard"), "RestoreFailed", 78),
         (MemoryError(), "Exception", 1),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "DeviceFault", 1),
+        (RuntimeError("CUDA error: unspecified launch failure\\nCompile with TORCH_USE_CUDA_DSA"), "DeviceFault", 1),
+        (DistBackendError("NCCL error ... Last error: Cuda failure 'an illegal instruction'"), "DeviceFault", 1),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "Exception", 1),
         (OSError(28, "No space left on device"), "LocalDiskFailed", 1),
         (FileNotFoundError(2, "No such file"), "Exception", 1),
     ],

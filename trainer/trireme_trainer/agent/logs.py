@@ -58,6 +58,13 @@ class RankLog:
             sys.stdout.buffer.write(b"".join(prefix + line + b"\n" for line in lines))
             sys.stdout.buffer.flush()
 
+    def last_words(self) -> str:
+        """The last 4 KiB; empty where the disk does not give them."""
+        try:
+            return self.path.read_bytes()[-4096:].decode(errors="replace")
+        except OSError:
+            return ""
+
     def take_tail(self) -> bytes | None:
         """The last TAIL_BYTES when there is something new since the last call, else None."""
         if self._total == self._uploaded:

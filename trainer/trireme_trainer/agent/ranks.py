@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from trireme.protocol import RankReport, Section
 from trireme.protocol.base import WireModel
-from trireme_trainer.agent.classify import RankEnd
+from trireme_trainer.agent.classify import RankEnd, is_crash
 from trireme_trainer.agent.launcher import Child, Launcher, child_environment, open_pipe
 from trireme_trainer.agent.logs import RankLog, pump
 from trireme_trainer.agent.messages import FROM_RANK, Beat, FailedEvent, FromRank, ProgressEvent, SectionEvent
@@ -158,7 +158,7 @@ class RankSet:
         entry = RankProcess(rank, process, rank_log, error_file, writer)
         copying = asyncio.create_task(pump(await open_pipe(output), rank_log))
         events = asyncio.create_task(self._hear(entry, reader))
-        entry.tasks = [copying, events, asyncio.create_task(self._await_end(entry, events))]
+        entry.tasks = [copying, events, asyncio.create_task(self._await_end(entry, events, copying))]
         return entry
 
     async def _hear(self, entry: RankProcess, reader: asyncio.StreamReader) -> None:
@@ -182,12 +182,16 @@ class RankSet:
                     entry.failed = event
             self._on_event(entry, event)
 
-    async def _await_end(self, entry: RankProcess, events: asyncio.Task[None]) -> None:
+    async def _await_end(self, entry: RankProcess, events: asyncio.Task[None], copying: asyncio.Task[None]) -> None:
         code = await entry.process.wait()
         at = time.monotonic()
         # What the rank sent before it ended is still in the socket.
         await asyncio.wait([events], timeout=1.0)
-        entry.end = RankEnd(entry.rank, entry.step, code, at, entry.read_error())
+        last_words = ""
+        if is_crash(code):
+            await asyncio.wait([copying], timeout=0.5)
+            last_words = entry.log.last_words()
+        entry.end = RankEnd(entry.rank, entry.step, code, at, entry.read_error(), last_words)
         log.info("rank %d ended with %d", entry.rank, code)
         self.changed.set()
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 from trireme.protocol import FailureKind
 from trireme.protocol.messages import NAN_EXIT_CODE, RESTORE_EXIT_CODE
 from trireme_trainer.disk import is_disk_failure
+from trireme_trainer.symptoms import tells_of_broken_device, tells_of_lost_peer
 
 
 class NaNLoss(Exception):
@@ -18,11 +17,6 @@ class RestoreFailed(Exception):
 
 
 _VICTIM_TYPES = {"DistBackendError", "DistNetworkError", "DistStoreError"}
-_VICTIM_TEXT = re.compile(
-    r"gloo/transport|connection closed by peer|connection reset|connection refused|broken pipe|socket closed|"
-    r"timed out waiting \d+ms|nccl (communicator|error)|remote process exited",
-    re.IGNORECASE,
-)
 
 
 def is_victim(error: BaseException) -> bool:
@@ -31,7 +25,17 @@ def is_victim(error: BaseException) -> bool:
     while seen is not None:
         if type(seen).__name__ in _VICTIM_TYPES:
             return True
-        if isinstance(seen, RuntimeError | ConnectionError) and _VICTIM_TEXT.search(str(seen)):
+        if isinstance(seen, RuntimeError | ConnectionError) and tells_of_lost_peer(str(seen)):
+            return True
+        seen = seen.__cause__
+    return False
+
+
+def is_device_fault(error: BaseException) -> bool:
+    """Whether an exception is what torch raises when the accelerator itself fails."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, RuntimeError) and tells_of_broken_device(str(seen)):
             return True
         seen = seen.__cause__
     return False
@@ -43,6 +47,8 @@ def classify_exception(error: BaseException) -> tuple[FailureKind, int]:
         return FailureKind.NAN_LOSS, NAN_EXIT_CODE
     if isinstance(error, RestoreFailed):
         return FailureKind.RESTORE, RESTORE_EXIT_CODE
+    if is_device_fault(error):
+        return FailureKind.DEVICE, 1
     if is_disk_failure(error):
         return FailureKind.LOCAL_DISK, 1
     return (FailureKind.VICTIM if is_victim(error) else FailureKind.EXCEPTION), 1
