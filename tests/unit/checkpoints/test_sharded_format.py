@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trireme_trainer.checkpoint import sharded
-from trireme_trainer.engines.interface import CheckpointFormatError
+from trireme_trainer.engines.interface import CheckpointFormatError, NonFiniteState
 
 
 def _write(directory: Path, whole: torch.Tensor, cuts: tuple[int, int]) -> sharded.Index:
@@ -141,3 +141,12 @@ def test_a_disk_that_takes_no_more_is_an_error_of_the_disk(tmp_path: Path) -> No
     with files_of_at_most(1 << 20), pytest.raises(OSError, match="File too large") as caught:
         sharded.write_shard(path, {"w": torch.zeros(1 << 20)})
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_is_not_finite_is_never_written(tmp_path: Path, number: float) -> None:
+    weights = torch.ones(8)
+    weights[5] = number
+    with pytest.raises(NonFiniteState, match="^w@0 holds 1 numbers"):
+        sharded.write_shard(tmp_path / "shard", {"v@0": torch.ones(2), "w@0": weights})
+    assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from trireme.checkpoints import Manifest, ShardFile
 from trireme.protocol import JobConfig, JobIdentity, Section, Settings, StoreConfig
@@ -30,10 +31,12 @@ from trireme_trainer.engines.interface import (
     EvaluationResult,
     ExportResult,
     LoadedState,
+    NonFiniteState,
     SaveResult,
     StepResult,
     TokenBatch,
 )
+from trireme_trainer.metrics.memory import peak_memory_bytes
 from trireme_trainer.metrics.throughput import Peak, Throughput, device_peak
 from trireme_trainer.pretrain.config import PretrainConfig
 from trireme_trainer.pretrain.errors import NaNLoss, RestoreFailed
@@ -255,6 +258,25 @@ def test_a_full_disk_fails_the_save_and_not_the_training(world: World) -> None:
     (failed,) = agent.of(SaveFailedEvent)
     assert (failed.step, failed.reason) == (5, "DiskFull")
     assert [e.step for e in agent.of(SavedEvent)] == [10, STEPS]
+
+
+def test_weights_that_are_not_finite_end_the_run_and_are_not_saved(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> SaveResult:
+        raise NonFiniteState("w@0 holds 1 numbers that are not finite")
+
+    monkeypatch.setattr(CountingEngine, "save_local", refuse)
+    agent = Agent()
+    with pytest.raises(NaNLoss, match="checkpoint of step 5: w@0"):
+        world.run(agent, checkpoint_interval_steps=5)
+    assert agent.of(SavedEvent) == agent.of(SaveFailedEvent) == []
+
+
+def test_peak_memory_is_the_devices_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 123)
+    assert peak_memory_bytes("cuda") == 123
+    assert peak_memory_bytes("cpu") > 10 << 20
 
 
 def test_starting_weights_are_taken_without_their_step_or_optimizer(world: World) -> None:

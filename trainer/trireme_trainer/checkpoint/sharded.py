@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from trireme_trainer.engines.interface import CheckpointFormatError
+from trireme_trainer.engines.interface import CheckpointFormatError, NonFiniteState
 
 INDEX_FILE = "index.json"
 FORMAT = "trireme-sharded-1"
@@ -87,7 +87,10 @@ def describe_chunk(key: str, tensor: torch.Tensor, global_shape: Box, offset: Bo
 
 
 def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> int:
-    """Write one rank's chunks and flush them to the disk; returns bytes. Raises OSError."""
+    """Write one rank's chunks and flush them to the disk; returns bytes. Raises OSError, NonFiniteState."""
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise NonFiniteState(f"{name} holds {int((~torch.isfinite(tensor)).sum())} numbers that are not finite")
     save_tensors(path, tensors)
     with path.open("rb") as stream:
         os.fsync(stream.fileno())

@@ -31,6 +31,10 @@ class CheckpointFormatError(EngineError):
     """A local checkpoint directory is incomplete, malformed or of another model."""
 
 
+class NonFiniteState(EngineError):
+    """A weight or a moment is not a finite number: nothing of it may be saved."""
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """A Llama-family model under its Hugging Face field names."""
@@ -240,6 +244,7 @@ class Engine(Protocol):
         Ranks of one node may share the directory; nodes share nothing. The union of all ranks' files is the
         checkpoint. No file is a pickle. `extra_state` is a JSON value, the same on all ranks. Raises OSError when
         this node's disk fails, after the last collective: the caller may report the save as failed and train on.
+        Raises NonFiniteState, also after the last collective and perhaps on one rank alone, and then writes nothing.
         """
 
     def load_local(self, directory: Path) -> LoadedState:

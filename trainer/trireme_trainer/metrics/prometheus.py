@@ -43,7 +43,10 @@ class TrainingMetrics:
             registry=self.registry,
         )
         self._memory = Gauge(
-            "trireme_rank_peak_memory_bytes", "Peak memory of a rank", (*LABELS, "rank"), registry=self.registry
+            "trireme_rank_peak_memory_bytes",
+            "Peak memory of a rank: allocated on its CUDA device, else resident",
+            (*LABELS, "rank"),
+            registry=self.registry,
         )
         self._stall = self._gauge("trireme_checkpoint_stall_seconds", "Time training stood still for the last save")
         self._upload = self._gauge("trireme_checkpoint_upload_seconds", "From the last save to its commit")

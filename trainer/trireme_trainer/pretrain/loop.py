@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -29,7 +28,8 @@ from trireme_trainer.checkpoint.fetch import Corrupt, verify_local
 from trireme_trainer.data.dataset import TOKENIZER_DIRECTORY, TokenDataset
 from trireme_trainer.data.order import SampleOrder
 from trireme_trainer.disk import is_full
-from trireme_trainer.engines.interface import CheckpointFormatError, Engine, StepResult
+from trireme_trainer.engines.interface import CheckpointFormatError, Engine, NonFiniteState, StepResult
+from trireme_trainer.metrics.memory import peak_memory_bytes
 from trireme_trainer.metrics.throughput import Peak, Throughput
 from trireme_trainer.pretrain.config import PretrainConfig
 from trireme_trainer.pretrain.continuity import training_record
@@ -225,7 +225,7 @@ class Pretraining:
             self._send(progress.model_copy(update={"validation_loss": self._state.validation_loss}), 0.0)
 
     def _send(self, progress: Progress, completed_at: float) -> None:
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak_bytes = peak_memory_bytes(self._config.device)
         self._channel.send(ProgressEvent(progress=progress, completed_at=completed_at, peak_memory_bytes=peak_bytes))
 
     def _evaluate(self) -> None:
@@ -267,6 +267,8 @@ class Pretraining:
         directory = self._place.save_directory / f"step-{engine.step}"
         try:
             result = engine.save_local(directory, self._extra_state())
+        except NonFiniteState as error:
+            raise NaNLoss(f"checkpoint of step {engine.step}: {error}") from error
         except OSError as error:
             reason = "DiskFull" if is_full(error) else "LocalDiskFailed"
             log.warning("save of step %d failed: %s: %s", engine.step, reason, error)
