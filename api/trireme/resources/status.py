@@ -127,8 +127,14 @@ class NodeRecord(StatusModel):
 
     node: str = Field(description="Name of the node.")
     failures: int = Field(default=0, ge=0, description="Faults of this job blamed on the node.")
-    excluded: bool = Field(default=False, description="True once the job's pods are kept off the node.")
+    excluded: bool = Field(
+        default=False,
+        description="True while the job's pods are kept off the node, as long as enough others are there.",
+    )
     reason: str = Field(default="", description="Cause of the last of these faults.")
+    at: datetime | None = Field(
+        default=None, description="When the last of these faults was seen; an hour later they are forgotten."
+    )
 
 
 class GangStatus(StatusModel):

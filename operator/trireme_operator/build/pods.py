@@ -7,7 +7,7 @@ from typing import Any
 from trireme.resources.common import TrainingJobSpec
 from trireme.resources.status import Resolved
 from trireme_operator.build.names import AGENT_PORT, LABEL_SLOT, METRICS_PORT, Names
-from trireme_operator.decide.room import pod_resources
+from trireme_operator.decide.capacity import pod_resources
 
 CONTAINER = "trainer"
 CA_PATH = "/etc/trireme-ca"

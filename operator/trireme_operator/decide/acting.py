@@ -60,7 +60,7 @@ def _form(s: Situation) -> tuple[Action, ...]:
     waits = not_before is not None and s.now < not_before.timestamp()
     if not missing or waits or room.shortage(s) is not None:
         return tuple(deletions)
-    excluded = room.excluded_nodes(s)
+    excluded = s.excluded_nodes
     return (*deletions, EnsureObjects(), *(CreatePod(slot=slot, excluded_nodes=excluded) for slot in missing))
 
 

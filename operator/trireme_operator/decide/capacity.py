@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trireme.resources.common import TrainingJobSpec
+from trireme.resources.base import parse_quantity
+from trireme.resources.common import Resources, TrainingJobSpec
 from trireme_operator.decide.model import Claim, NodeView, Quantities
 
 
@@ -49,6 +50,28 @@ def check(
     eligible = [n for n in free if _eligible(n, spec) and n.name not in barred]
     found = sum(1 for n in eligible if _has_room(n, requests))
     return Room(wanted=wanted, found=found, eligible=len(eligible), total=len(nodes))
+
+
+def pod_resources(spec: TrainingJobSpec) -> Resources:
+    """Requests and limits of a training pod: the spec's, and one device per rank."""
+    device, given = spec.workers.accelerator.requested_resource, spec.workers.resources
+    if device is None:
+        return given
+    count = {device: str(spec.workers.devices_per_node)}
+    return Resources(requests={**given.requests, **count}, limits={**given.limits, **count})
+
+
+def pod_requests(spec: TrainingJobSpec) -> Quantities:
+    """Requests of a training pod in thousandths; where only a limit is given, it is the request."""
+    resources = pod_resources(spec)
+    return {n: int(parse_quantity(q) * 1000) for n, q in {**resources.limits, **resources.requests}.items()}
+
+
+def suitable(nodes: Iterable[NodeView], spec: TrainingJobSpec, requests: Quantities) -> frozenset[str]:
+    """Nodes on which a pod of the job could run if nothing else did."""
+    return frozenset(
+        n.name for n in nodes if _eligible(n, spec) and _has_room(replace(n, free=n.allocatable or n.free), requests)
+    )
 
 
 def _take(nodes: list[NodeView], claim: Claim) -> list[NodeView]:

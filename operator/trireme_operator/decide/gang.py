@@ -12,7 +12,7 @@ from trireme.resources.status import (
     ResumeFrom,
     SlotStatus,
 )
-from trireme_operator.decide import conditions, faults, progress, restarts, room
+from trireme_operator.decide import conditions, exclusion, faults, progress, restarts, room
 from trireme_operator.decide.faults import Cause, Fault
 from trireme_operator.decide.model import JobEvent, seconds_since, to_time
 from trireme_operator.decide.situation import Situation
@@ -26,6 +26,9 @@ def advance(s: Situation) -> Step | None:
     deadline = _active_deadline(s)
     if deadline is not None:
         return deadline
+    outstayed = _outstayed(s)
+    if outstayed is not None:
+        return outstayed
     stages = {
         GangPhase.WAITING: _waiting,
         GangPhase.FENCING: _fencing,
@@ -54,6 +57,24 @@ def _active_deadline(s: Situation) -> Step | None:
     if s.gang.phase == GangPhase.STOPPED or active <= limit:
         return None
     return restarts.fail(s, "DeadlineExceeded", f"active for {active:.0f} s, activeDeadlineSeconds is {limit}")
+
+
+def _outstayed(s: Situation) -> Step | None:
+    """Before a pod that does not go is removed by force, its node is noted: what runs there may still hold devices."""
+    if s.gang.phase not in (GangPhase.WAITING, GangPhase.FENCING, GangPhase.FORMING, GangPhase.STOPPED):
+        return None
+    times = {r.node: r.at.timestamp() for r in s.gang.node_records if r.excluded and r.at is not None}
+    for pod in s.observed.pods:
+        if pod.node is None or pod.delete_by is None or not room.stuck(s, pod):
+            continue
+        if s.observed.node_down(pod.node) is True or times.get(pod.node, 0.0) > pod.delete_by:
+            continue
+        late = s.now - pod.delete_by
+        message = f"pod {pod.name} is still there {late:.0f} s after its grace ended: removed by force"
+        records = exclusion.noted(s.gang.node_records, pod.node, message, s.now, s.observed.policy, exclude=True)
+        status = s.status.model_copy(update={"gang": s.gang.model_copy(update={"node_records": records})})
+        return status, (JobEvent("Warning", "PodStuck", f"{message}, node {pod.node} is avoided"),)
+    return None
 
 
 def _suspend_now(s: Situation) -> Step | None:

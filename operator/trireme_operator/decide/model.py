@@ -35,8 +35,10 @@ class PodView:
     node: str | None = None
     address: str | None = None
     deleting: bool = False
+    delete_by: float | None = None  # when the grace of its deletion ends
     ready: bool = False
     created_at: float = 0.0
+    bound_at: float = 0.0  # when it got its node
     reason: str = ""
     message: str = ""
     exit_code: int | None = None
@@ -62,6 +64,7 @@ class NodeView:
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Mapping[str, str], ...] = ()
     free: Quantities = field(default_factory=dict)
+    allocatable: Quantities = field(default_factory=dict)  # empty: not known
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,8 @@ class Policy:
     progress_interval_seconds: float = 10.0
     release_grace_seconds: float = 120.0
     exclude_after_failures: int = 3
+    exclusion_seconds: float = 3600.0
+    stuck_pod_seconds: float = 30.0
     victim_grace_seconds: float = 10.0
     hold_timeout_seconds: float = 60.0
     leading_since: float = 0.0

@@ -15,7 +15,7 @@ from trireme.resources.status import (
     RestartRecord,
     RestartsStatus,
 )
-from trireme_operator.decide import conditions, timekeeping
+from trireme_operator.decide import conditions, exclusion, timekeeping
 from trireme_operator.decide.faults import Budget, Cause, Fault
 from trireme_operator.decide.model import JobEvent, to_time
 from trireme_operator.decide.situation import Situation
@@ -231,13 +231,8 @@ _NODE_CAUSES = frozenset(
 
 def blame(s: Situation, fault: Fault) -> list[NodeRecord]:
     """Node records with this fault; a node with too many of them is excluded from the job."""
-    records = {r.node: r for r in s.gang.node_records}
+    records = s.gang.node_records
     if fault.node is None or fault.cause not in _NODE_CAUSES:
-        return list(records.values())
-    old = records.get(fault.node, NodeRecord(node=fault.node))
-    failures = old.failures + 1
-    excluded = old.excluded or failures >= s.observed.policy.exclude_after_failures
-    records[fault.node] = NodeRecord(
-        node=fault.node, failures=failures, excluded=excluded, reason=f"{fault.cause.value}: {fault.message}"[:1024]
-    )
-    return sorted(records.values(), key=lambda r: r.node)
+        return records
+    reason = f"{fault.cause.value}: {fault.message}"
+    return exclusion.noted(records, fault.node, reason, s.now, s.observed.policy)

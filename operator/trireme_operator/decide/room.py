@@ -2,34 +2,12 @@
 
 import hashlib
 
-from trireme.resources.base import parse_quantity
-from trireme.resources.common import Resources, TrainingJobSpec
 from trireme_operator.decide import capacity
-from trireme_operator.decide.model import Claim, PodView, Quantities
+from trireme_operator.decide.model import Claim, PodView
 from trireme_operator.decide.situation import FENCE_SLACK_SECONDS, Situation
 
 RETRY_BASE_SECONDS = 5.0
 RETRY_MAX_SECONDS = 120.0
-
-
-def pod_resources(spec: TrainingJobSpec) -> Resources:
-    """Requests and limits of a training pod: the spec's, and one device per rank."""
-    device, given = spec.workers.accelerator.requested_resource, spec.workers.resources
-    if device is None:
-        return given
-    count = {device: str(spec.workers.devices_per_node)}
-    return Resources(requests={**given.requests, **count}, limits={**given.limits, **count})
-
-
-def pod_requests(spec: TrainingJobSpec) -> Quantities:
-    """Requests of a training pod in thousandths; where only a limit is given, it is the request."""
-    resources = pod_resources(spec)
-    return {n: int(parse_quantity(q) * 1000) for n, q in {**resources.limits, **resources.requests}.items()}
-
-
-def excluded_nodes(s: Situation) -> tuple[str, ...]:
-    """Nodes that the job's pods are kept off."""
-    return tuple(sorted(r.node for r in s.gang.node_records if r.excluded))
 
 
 def unusable(s: Situation, slot: int) -> str | None:
@@ -39,7 +17,7 @@ def unusable(s: Situation, slot: int) -> str | None:
         return None
     if pod.finished:
         return f"pod ended: {pod.reason or pod.phase}"
-    if pod.node in excluded_nodes(s):
+    if pod.node in s.excluded_nodes:
         return f"node {pod.node} is excluded"
     if pod.deleting:
         return "pod is being deleted"
@@ -57,19 +35,37 @@ def unusable(s: Situation, slot: int) -> str | None:
 
 
 def must_force(s: Situation, pod: PodView) -> bool:
-    """Whether nobody is left on the pod's node to confirm its end, so that the object must be removed by force.
+    """Whether nobody on the pod's node confirms its end, so that the object must be removed by force.
 
-    Only after the fence: silence for fenceSeconds, so that nothing in the pod can commit any more.
+    Only after the fence, so that nothing in the pod can commit any more: silence for fenceSeconds, or an agent that
+    says so itself. Then a pod on a node that is down goes, and one that outstayed the grace of its deletion.
     """
-    fence = s.timeouts.fence_seconds + FENCE_SLACK_SECONDS
-    down = s.observed.node_down(pod.node)
     if pod.node is None:
         return False
+    down = s.observed.node_down(pod.node)
+    if stuck(s, pod):
+        return True
     silent = s.observed.silent_seconds(pod.uid)
+    fence = s.timeouts.fence_seconds + FENCE_SLACK_SECONDS
     if down is None:
         grace = s.timeouts.drain_seconds + 60.0
         return pod.deleting and not pod.ready and silent > fence + grace
-    return down and silent > fence
+    return down and (silent > fence or (pod.deleting and _harmless(s, pod)))
+
+
+def stuck(s: Situation, pod: PodView) -> bool:
+    """Whether a pod that nothing can commit from is still there although the grace of its deletion is long over."""
+    if pod.node is None or pod.delete_by is None or s.now <= pod.delete_by + s.observed.policy.stuck_pod_seconds:
+        return False
+    return _harmless(s, pod)
+
+
+def _harmless(s: Situation, pod: PodView) -> bool:
+    silent = s.observed.silent_seconds(pod.uid)
+    if silent > s.timeouts.fence_seconds + FENCE_SLACK_SECONDS:
+        return True
+    # Words of a moment ago count; older ones may be of before its ranks started.
+    return s.pods.get(pod.slot) is pod and s.acknowledged(pod.slot) and silent <= s.timeouts.contact_timeout_seconds
 
 
 def missing(s: Situation) -> list[int]:
@@ -88,9 +84,9 @@ def shortage(s: Situation) -> tuple[str, str] | None:
     room = capacity.check(
         s.observed.nodes,
         s.spec,
-        pod_requests(s.spec),
+        capacity.pod_requests(s.spec),
         len(lacking),
-        barred=own | frozenset(excluded_nodes(s)),
+        barred=own | frozenset(s.excluded_nodes),
         claims=_ahead(s),
     )
     if room.enough:
@@ -116,7 +112,7 @@ def _ahead(s: Situation) -> list[Claim]:
             Claim(
                 created=me[0],
                 uid=me[1],
-                requests=pod_requests(s.spec),
+                requests=capacity.pod_requests(s.spec),
                 unbound=len(waiting_own),
                 missing=0,
                 waiting=False,

@@ -8,6 +8,7 @@ from trireme.protocol import AgentState, Phase, Report
 from trireme.protocol.messages import PHASE_ORDER
 from trireme.resources.common import Timeouts, TrainingJobSpec
 from trireme.resources.status import GangPhase, GangStatus, JobStatus, Resolved, SlotStatus
+from trireme_operator.decide import capacity, exclusion
 from trireme_operator.decide.model import Contact, Observed, PodView
 
 PHASES = {
@@ -61,6 +62,21 @@ class Situation:
     def pods(self) -> dict[int, PodView]:
         """Existing pods by slot; pods beyond the job's slots are ignored."""
         return {pod.slot: pod for pod in self.observed.pods if pod.slot in self.slots}
+
+    @cached_property
+    def excluded_nodes(self) -> tuple[str, ...]:
+        """Nodes that the job's pods are kept off."""
+        if not self.gang.node_records:
+            return ()
+        return exclusion.excluded(
+            self.gang.node_records,
+            self.observed.nodes,
+            self.spec,
+            capacity.pod_requests(self.spec),
+            self.resolved.slots,
+            self.now,
+            self.observed.policy,
+        )
 
     def contact(self, slot: int) -> Contact | None:
         """What the poller knows of a slot's present pod."""

@@ -72,8 +72,10 @@ def pod_view(raw: JsonObject) -> PodView | None:
         node=spec.get("nodeName"),
         address=status.get("podIP"),
         deleting=bool(metadata.get("deletionTimestamp")),
+        delete_by=timestamp(metadata.get("deletionTimestamp")) or None,  # the API server adds the grace
         ready=conditions.get("Ready", {}).get("status") == "True",
         created_at=timestamp(metadata.get("creationTimestamp")),
+        bound_at=timestamp(scheduled.get("lastTransitionTime") if scheduled.get("status") == "True" else None),
         reason=status.get("reason", ""),
         message=status.get("message") or ended.get("message", ""),
         exit_code=ended.get("exitCode"),
@@ -135,4 +137,5 @@ def _node_view(raw: JsonObject, used: dict[str, int]) -> NodeView:
         labels=raw["metadata"].get("labels") or {},
         taints=tuple(spec.get("taints") or ()),
         free={name: amount - used.get(name, 0) for name, amount in allocatable.items()},
+        allocatable=allocatable,
     )

@@ -9,8 +9,8 @@ from trireme.resources.common import TrainingJobSpec
 from trireme.resources.status import TERMINAL_STATES, GangPhase
 from trireme_operator.build.names import LABEL_NAME, LABEL_UID
 from trireme_operator.decide import Claim, Contact, JobView, Kind, Observed, PodView, Policy
+from trireme_operator.decide.capacity import pod_requests
 from trireme_operator.decide.kinds import parse
-from trireme_operator.decide.room import pod_requests
 from trireme_operator.observe.cache import Cache, JsonObject
 from trireme_operator.observe.queue import JobKey
 from trireme_operator.observe.views import UnreadableStatus, controlled_by, job_view, node_views, pod_view

@@ -8,9 +8,12 @@ from typing import Any
 from sim_agents import Agent, Gang, Store
 
 from trireme_operator.apply.api import ApiError
+from trireme_operator.decide.model import to_time
 
 JsonObject = dict[str, Any]
 NODE_GRACE_SECONDS = 5.0
+GRACE_SECONDS = 10.0  # of a pod
+EVICTION_SECONDS = 20.0  # after which pods on a node that is not ready are deleted
 JOB_PATH = "/apis/trireme.dev/v1alpha1/namespaces/default/pretrainjobs/"
 POD_PATH = "/api/v1/namespaces/default/pods"
 
@@ -23,6 +26,8 @@ class Node:
     alive: bool = True
     frozen: bool = False
     cut: bool = False  # partitioned from everything
+    kubelet: bool = True  # whether it lives; containers do not need it
+    kills: bool = True  # whether processes end when they are told; one that waits for a device does not
     ready: bool = True
     seen: float = 0.0
 
@@ -52,6 +57,7 @@ class Cluster:
     store: Store = field(default_factory=Store)
     listeners: list[list[tuple[str, JsonObject]]] = field(default_factory=list)
     address: int = 1
+    undying: set[str] = field(default_factory=set)  # UIDs of pods whose containers got SIGKILL and remain
 
     def __post_init__(self) -> None:
         self.gang = Gang(self)
@@ -105,7 +111,7 @@ class Cluster:
         raw["metadata"] |= {
             "uid": f"pod-{self.uids}",
             "resourceVersion": self.bump(),
-            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "creationTimestamp": to_time(self.now).isoformat(),
         }
         raw["status"] = {"phase": "Pending"}
         self.pods[name] = raw
@@ -124,7 +130,7 @@ class Cluster:
             self.remove_pod(name)
             return pod
         if not pod["metadata"].get("deletionTimestamp"):
-            self.change_pod(name, metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})
+            self.change_pod(name, metadata={"deletionTimestamp": to_time(self.now + GRACE_SECONDS).isoformat()})
         return self.pods[name]
 
     def remove_pod(self, name: str) -> None:
@@ -156,12 +162,16 @@ class Cluster:
 
     def _lifecycle(self) -> None:
         for node in self.nodes.values():
-            if node.reachable:
+            if node.reachable and node.kubelet:
                 node.seen = self.now
             ready = self.now - node.seen < NODE_GRACE_SECONDS
             if ready != node.ready:
                 node.ready = ready
                 self.announce("MODIFIED", self.node_raw(node))
+            if self.now - node.seen > NODE_GRACE_SECONDS + EVICTION_SECONDS:
+                for name, pod in list(self.pods.items()):
+                    if pod["spec"].get("nodeName") == node.name:
+                        self.delete_pod(name, None, None, None)
 
     def _schedule(self) -> None:
         for name, pod in list(self.pods.items()):
@@ -176,10 +186,14 @@ class Cluster:
     def _kubelets(self) -> None:
         for name, pod in list(self.pods.items()):
             node = self.nodes.get(pod["spec"].get("nodeName", ""))
-            if node is None or not node.reachable:
+            if node is None or not node.reachable or not node.kubelet:
                 continue
             uid, phase = pod["metadata"]["uid"], pod["status"].get("phase")
             agent = self.agents.get(uid)
+            if uid in self.undying:
+                if node.kills:
+                    self.remove_pod(name)
+                continue
             if phase in ("Succeeded", "Failed"):
                 self.agents.pop(uid, None)
                 if pod["metadata"].get("deletionTimestamp"):
@@ -188,18 +202,23 @@ class Cluster:
                 self._start(name, pod, node)
             elif agent is None:
                 self.change_pod(name, status={"phase": "Failed", "reason": "", **_ended(137)})
+            elif agent.exit_code is not None and not node.kills:
+                self.agents.pop(uid)
+                self.undying.add(uid)
             elif agent.exit_code is not None:
                 self.agents.pop(uid)
                 done = "Succeeded" if agent.exit_code == 0 else "Failed"
                 self.change_pod(name, status={"phase": done, **_ended(agent.exit_code)})
             elif pod["metadata"].get("deletionTimestamp"):
                 agent.terminate()
-                if self.now - (agent.terminating_since or self.now) > 10.0:
+                if self.now - (agent.terminating_since or self.now) > GRACE_SECONDS:
                     self.agents.pop(uid)
-                    self.remove_pod(name)
+                    self.undying.add(uid)
+                    if node.kills:
+                        self.remove_pod(name)
         existing = {pod["metadata"]["uid"] for pod in self.pods.values()}
         for uid, agent in list(self.agents.items()):
-            if uid not in existing and self.nodes[agent.node].reachable:
+            if uid not in existing and self.nodes[agent.node].reachable and self.nodes[agent.node].kubelet:
                 del self.agents[uid]  # the kubelet ends what the API does not know
 
     def _start(self, name: str, pod: JsonObject, node: Node) -> None:

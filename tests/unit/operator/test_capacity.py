@@ -8,8 +8,8 @@ from gang_machine import SPEC
 from trireme.resources import kind_named
 from trireme.resources.common import TrainingJobSpec
 from trireme_operator.decide import Claim, NodeView
-from trireme_operator.decide.capacity import check
-from trireme_operator.decide.room import pod_requests, retry_delay_seconds
+from trireme_operator.decide.capacity import check, pod_requests
+from trireme_operator.decide.room import retry_delay_seconds
 
 KIND = kind_named("PretrainJob")
 

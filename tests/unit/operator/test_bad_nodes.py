@@ -1,0 +1,42 @@
+"""Pods that do not go, pods that never come up, and the nodes to blame for it."""
+
+from sim_scenario import Story
+
+from trireme.resources.status import ConditionType, JobState
+
+
+def test_a_pod_whose_kubelet_died_is_removed_by_force_once_its_agent_holds_still() -> None:
+    story = Story()
+    story.until_step(8)
+    node, uid = story.agent(1).node, story.pod_uid(1)
+    story.cluster.nodes[node].kubelet = False
+    story.until_running(2)
+    assert story.causes() == {"Preemption": 1}
+    assert story.pod_uid(1) != uid
+    assert story.agent(1).node != node
+    story.until_ended()
+    assert story.status.state == JobState.SUCCEEDED
+
+
+def test_a_pod_that_outstays_its_grace_on_a_ready_node_is_removed_by_force_and_its_node_avoided() -> None:
+    story = Story()
+    story.until_step(8)
+    node, uid = story.agent(1).node, story.pod_uid(1)
+    story.cluster.nodes[node].kills = False
+    story.cluster.delete_pod("j-1", None, None, None)
+    story.until_running(2)
+    assert story.pod_uid(1) != uid
+    assert story.agent(1).node != node
+    assert "PodStuck" in story.reasons()
+    assert [r.node for r in story.status.gang.node_records if r.excluded] == [node]
+    story.until_ended()
+    assert story.status.state == JobState.SUCCEEDED
+
+
+def test_suspending_does_not_wait_for_ever_for_a_pod_that_does_not_go() -> None:
+    story = Story()
+    story.until_step(8)
+    story.cluster.nodes[story.agent(1).node].kills = False
+    story.cluster.edit_job(suspend=True)
+    story.until(lambda: story.condition(ConditionType.SUSPENDED).status == "True")
+    assert story.cluster.pods == {}
