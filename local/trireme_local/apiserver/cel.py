@@ -86,7 +86,7 @@ def to_cel(value: Any, schema: Schema) -> Any:
         return float(value)
     if isinstance(value, str):
         if schema.get("format") in ("date-time", "date"):
-            return datetime.fromisoformat(value.replace("Z", "+00:00"))
+            return datetime.fromisoformat(value.upper().replace("Z", "+00:00"))
         if schema.get("format") == "byte":
             return base64.b64decode(value)
         if schema.get("format") == "duration":
@@ -176,11 +176,11 @@ class Rules:
         self._deep[id(schema)] = found
         return found
 
-    def evaluate(self, new: Obj, old: Obj | None) -> list[Cause]:
-        """The violations of an object, old being what it replaces."""
+    def evaluate(self, new: Any, old: Any, path: str = "") -> list[Cause]:
+        """The violations of an object, old being what it replaces; with a path, of a part of one."""
         if not self._deep[id(self._schema)]:
             return []
-        return list(self._walk(self._schema, new, _ABSENT if old is None else old, "", _context()))
+        return list(self._walk(self._schema, new, _ABSENT if old is None else old, path, _context()))
 
     def _walk(self, schema: Schema, new: Any, old: Any, path: str, context: cel.Context) -> Iterator[Cause]:
         if new is None or not self._deep.get(id(schema)):

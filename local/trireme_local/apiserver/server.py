@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -230,7 +229,7 @@ def decode_body(raw: bytes, media: str) -> Any:
     """Decode JSON or YAML bytes. Raises ApiError 400 or 415."""
     try:
         if media == "application/json" or media.endswith("+json"):
-            return json.loads(raw) if raw else None
+            return yaml_body.load_json(raw) if raw else None
         if media in ("application/yaml", "application/apply-patch+yaml"):
             return yaml_body.load(raw)
         if media == protobuf.MEDIA_TYPE:

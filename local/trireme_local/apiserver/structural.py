@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import datetime
 import ipaddress
 import re
 import uuid
@@ -18,7 +19,8 @@ from .definitions import Schema
 from .errors import Cause
 
 _DURATION = re.compile(r"^[+-]?((\d+(\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h))+$|^0$")
-_DATE_TIME = re.compile(r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$")
+_DATE_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _formats = jsonschema.FormatChecker(formats=())
 
 
@@ -30,14 +32,23 @@ def _parsing(parse: Callable[[str], object]) -> Callable[[Any], bool]:
     return lambda value: not isinstance(value, str) or parse(value) is not None
 
 
+def _is_date(text: str) -> bool:
+    return bool(_DATE.fullmatch(text)) and datetime.date.fromisoformat(text) is not None
+
+
+def _is_date_time(text: str) -> bool:
+    match = _DATE_TIME.fullmatch(text)
+    return match is not None and _is_date(match[1])
+
+
 def _integer_of(bits: int) -> Callable[[Any], bool]:
     limit = 2 ** (bits - 1)
     return lambda value: isinstance(value, bool) or not isinstance(value, int) or -limit <= value < limit
 
 
 for _name, _check in {
-    "date-time": _matching(_DATE_TIME),
-    "date": _matching(re.compile(r"^\d{4}-\d\d-\d\d$")),
+    "date-time": lambda value: not isinstance(value, str) or _is_date_time(value),
+    "date": lambda value: not isinstance(value, str) or _is_date(value),
     "duration": _matching(_DURATION),
     "byte": _parsing(lambda text: base64.b64decode(text, validate=True)),
     "ipv4": _parsing(ipaddress.IPv4Address),

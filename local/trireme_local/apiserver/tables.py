@@ -21,7 +21,7 @@ AGE = Column("Age", description=AGE_TEXT)
 
 def parse_time(text: str) -> datetime:
     """A metav1.Time or MicroTime as an aware datetime."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return datetime.fromisoformat(text.upper().replace("Z", "+00:00"))
 
 
 def human_duration(seconds: float) -> str:

@@ -20,9 +20,18 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"invalid character {name[0]!r} looking for beginning of value")
+
+
+def load_json(raw: bytes) -> Any:
+    """Decode one JSON document, in which NaN and Infinity are no numbers. Raises ValueError."""
+    return json.loads(raw, parse_constant=_no_constant)
+
+
 def load(raw: bytes) -> Any:
     """Decode one YAML or JSON document. Raises ValueError or yaml.YAMLError."""
     try:
-        return json.loads(raw)
+        return load_json(raw)
     except ValueError:
         return yaml.load(raw, Loader=_Loader)

@@ -84,6 +84,11 @@ def _definition(apiserver: ApiServerProcess) -> None:
     assert answer.status in (201, 409), answer.body
 
 
+def part(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema with one field."""
+    return {"properties": {"x": schema}, "required": [], "x-kubernetes-validations": []}
+
+
 def boat(called: str, /, **spec: Any) -> dict[str, Any]:
     return {"apiVersion": "example.dev/v1", "kind": "Boat", "metadata": {"name": called}, "spec": {"oars": 2, **spec}}
 
@@ -188,6 +193,19 @@ def test_an_update_needs_a_resource_version(apiserver: ApiServerProcess) -> None
         ({"properties": {"x": {}}}, "must not be empty for specified object fields"),
         ({"properties": {"x": {"type": "array"}}}, "Required value: must be specified"),
         ({"properties": {"x": {"type": "text"}}}, "Unsupported value"),
+        (part({"type": "integer", "default": "two"}), "[x].default: Invalid value"),
+        (part({"type": "object", "default": {"y": 1}, "properties": {}}), "must not have unknown fields"),
+        (
+            part(
+                {
+                    "type": "object",
+                    "default": {},  # without y: a default is not completed with those below it
+                    "properties": {"y": {"type": "integer", "default": 1}},
+                    "x-kubernetes-validations": [{"rule": "self.y == 1", "message": "y is one"}],
+                }
+            ),
+            "no such key: y evaluating rule: y is one",
+        ),
     ],
 )
 def test_a_definition_that_cannot_work_is_refused(

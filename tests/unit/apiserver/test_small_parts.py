@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trireme_local.apiserver import names, selectors, tables
+from trireme_local.apiserver import names, selectors, structural, tables, yaml_body
 from trireme_local.apiserver.builtins import quantities
 from trireme_local.apiserver.errors import ApiError
 from trireme_local.apiserver.request import negotiate, parse_path
@@ -148,3 +148,26 @@ def test_the_store_orders_writes_and_forgets_only_what_it_says(tmp_path: Path, m
     again = Store(tmp_path / "state.db")
     assert again.version == versions[-1] + 1
     assert again.list("/x") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        ("2026-01-01T00:00:00Z", True),
+        ("2026-01-01t23:59:59.123456789+02:00", True),
+        ("2026-01-01T00:00:00", False),
+        ("2026-01-01 00:00:00Z", False),
+        ("2026-02-30T00:00:00Z", False),
+        ("2026-13-01T00:00:00Z", False),
+        ("2026-01-01T24:00:00Z", False),
+    ],
+)
+def test_a_moment_is_written_as_a_real_server_reads_it(text: str, valid: bool) -> None:
+    found = structural.validate(structural.validator({"type": "string", "format": "date-time"}), text)
+    assert (found == []) is valid
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_what_json_has_no_number_for_is_no_body(number: str) -> None:
+    with pytest.raises(ValueError, match="looking for beginning of value"):
+        yaml_body.load_json(f'{{"loss": {number}}}'.encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import cel, errors, names, tables
+from .. import cel, errors, names, structural, tables
 from ..errors import Cause
 from ..resource import Column, WithStatus, now
 from ..store import Obj
@@ -126,6 +126,8 @@ def _validate_version(version: Obj, field: str) -> list[Cause]:
         found.append(errors.invalid_value(f"{at}.type", schema.get("type", ""), "must be object at the root"))
     found += _validate_schema(schema, at, root=True)
     found += cel.validate_rules(schema, at)
+    if not found:  # defaults are tried on a schema that works
+        found += _validate_defaults(schema, at)
     for index, column in enumerate(version.get("additionalPrinterColumns", ())):
         below = f"{field}.additionalPrinterColumns[{index}]"
         if column.get("type") not in ("integer", "number", "string", "boolean", "date"):
@@ -173,4 +175,25 @@ def _validate_schema(schema: Obj, field: str, root: bool = False) -> list[Cause]
     for key in ("items", "additionalProperties"):
         if isinstance(schema.get(key), dict):
             found += _validate_schema(schema[key], f"{field}.{key}")
+    return found
+
+
+def _validate_defaults(schema: Obj, field: str) -> list[Cause]:
+    """Whether every default satisfies schema and rules by itself: the defaults of fields below it are not filled in."""
+    found: list[Cause] = []
+    if "default" in schema:
+        at, value, unknown = f"{field}.default", schema["default"], list[str]()
+        structural.prune(schema, value, "", unknown)
+        if unknown:
+            found.append(errors.invalid_value(at, value, "must not have unknown fields"))
+        rules = cel.Rules(schema)
+        found += (
+            structural.validate(structural.validator(schema), value, at)
+            or rules.evaluate(value, value, at)
+            or rules.evaluate(value, None, at)
+        )
+    for name, sub in schema.get("properties", {}).items():
+        found += _validate_defaults(sub, f"{field}.properties[{name}]")
+    if isinstance(schema.get("items"), dict):
+        found += _validate_defaults(schema["items"], f"{field}.items")
     return found
