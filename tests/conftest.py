@@ -1,10 +1,18 @@
 """Fixtures for all tests."""
 
+from typing import ClassVar
+
 import pytest
 
-from conftest_apiserver import apiserver, contract_summary
+from conftest_apiserver import apiserver, control_plane_summary, count
 
 __all__ = ["apiserver"]
+
+
+class _NONE:
+    """A test without parameters."""
+
+    params: ClassVar[dict[str, object]] = {}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -15,6 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     the summary counts every rerun. Unit tests get none.
     """
     for item in items:
+        if item.get_closest_marker("local_apiserver") and "real" in getattr(item, "callspec", _NONE).params.values():
+            item.add_marker(pytest.mark.skip(reason="a property of the local API server alone"))
         if "e2e" in item.path.parts and item.path.name != "test_node_loss.py":
             item.add_marker(pytest.mark.long)
         if {"e2e", "integration"} & set(item.path.parts):
@@ -26,5 +36,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.stats.get("rerun", []):
         terminalreporter.write_sep("_", f"first try of {report.nodeid}")
         terminalreporter.write_line(report.longreprtext)
-    if line := contract_summary():
+    for line in control_plane_summary():
         terminalreporter.write_line(line)
+
+
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Count what runs against which control plane."""
+    count(item)

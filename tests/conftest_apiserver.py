@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import yaml
 
-from trireme_local.apiserver import identities, kubeconfig
-from trireme_local.apiserver.pki import Pki
+from trireme_local import control_plane
+from trireme_local.control_plane import RealControlPlane
 
 START_TIMEOUT_SECONDS = 60.0
 POLL_SECONDS = 0.03
@@ -145,16 +145,6 @@ def start_apiserver(data_dir: Path, port: int = 0) -> ApiServerProcess:
     raise RuntimeError(f"the API server did not start: {(data_dir / 'log').read_text()}")
 
 
-def _assets() -> Path:
-    return Path(os.environ.get("KUBEBUILDER_ASSETS", "/usr/local/kubebuilder/bin"))
-
-
-def missing_real_apiserver() -> str:
-    """Why no real kube-apiserver can be started here, "" when one can."""
-    missing = [name for name in ("kube-apiserver", "etcd") if not os.access(_assets() / name, os.X_OK)]
-    return f"no {' and no '.join(missing)} in {_assets()}" if missing else ""
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -176,69 +166,69 @@ class RealApiServerProcess(ApiServerProcess):
 
 def start_real_apiserver(folder: Path) -> RealApiServerProcess:
     """Start the kube-apiserver and etcd of KUBEBUILDER_ASSETS, with the identities of a local server."""
-    data, port, etcd_port, peer_port = folder / "real", _free_port(), _free_port(), _free_port()
-    pki = Pki(data / "pki")
-    token = identities.issue(data, identities.ADMIN_USER, [identities.ADMIN_GROUP])
-    log = (data / "log").open("ab")
-    client_url, peer_url = f"http://127.0.0.1:{etcd_port}", f"http://127.0.0.1:{peer_port}"
-    etcd_options = {
-        "data-dir": data / "etcd",
-        "listen-client-urls": client_url,
-        "advertise-client-urls": client_url,
-        "listen-peer-urls": peer_url,
-        "initial-advertise-peer-urls": peer_url,
-        "initial-cluster": f"default={peer_url}",
-        "unsafe-no-fsync": "true",
-    }
-    options = {
-        "etcd-servers": client_url,
-        "secure-port": port,
-        "bind-address": "127.0.0.1",
-        "advertise-address": "127.0.0.1",
-        "service-cluster-ip-range": "10.96.0.0/16",
-        "tls-cert-file": pki.folder / "apiserver.crt",
-        "tls-private-key-file": pki.folder / "apiserver.key",
-        "token-auth-file": identities.tokens_path(data),
-        "authorization-mode": "Node,RBAC",
-        "service-account-issuer": "https://kubernetes.default.svc.cluster.local",
-        "service-account-signing-key-file": pki.folder / "sa.key",
-        "service-account-key-file": pki.folder / "sa.key",
-    }
-
-    def run(name: str, flags: dict[str, Any]) -> subprocess.Popen[bytes]:
-        command = [str(_assets() / name), *(f"--{flag}={value}" for flag, value in flags.items())]
-        return subprocess.Popen(command, stdout=log, stderr=log)
-
-    etcd, process = run("etcd", etcd_options), run("kube-apiserver", options)
-    server = RealApiServerProcess(data, process, port, etcd=etcd)
-    kubeconfig.write(server.kubeconfig, server=server.url, token=token, ca_path=pki.ca_path)
+    plane = RealControlPlane(
+        binaries=control_plane.assets(),
+        data=folder / "real",
+        address="127.0.0.1",
+        port=_free_port(),
+        etcd_address="127.0.0.1",
+        grace_seconds=8.0,
+        etcd_port=_free_port(),
+        etcd_peer_port=_free_port(),
+        # No controller makes service accounts here.
+        disabled_admission=("ServiceAccount",),
+    )
+    plane.prepare()
+    log_path = plane.data / "log"
+    with log_path.open("ab") as log:
+        commands = plane.commands()
+        etcd = subprocess.Popen(commands["etcd"], stdout=log, stderr=log)
+        process = subprocess.Popen(commands["apiserver"], stdout=log, stderr=log)
+    server = RealApiServerProcess(plane.data, process, plane.port, etcd=etcd)
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.poll() is None:
         if server.ready() and server.request("GET", "/api/v1/namespaces/default").status == 200:
             return server
         time.sleep(0.3)
     server.stop(signal.SIGKILL)
-    raise RuntimeError(f"the kube-apiserver did not start: {(data / 'log').read_text()[-4000:]}")
+    raise RuntimeError(f"the kube-apiserver did not start: {log_path.read_text()[-4000:]}")
 
+
+def missing_real_apiserver() -> str:
+    """Why no real kube-apiserver can be started here, "" when one can."""
+    return control_plane.missing_binaries(control_plane.assets())
+
+
+CONTROL_PLANES = ("local",) if missing_real_apiserver() else ("local", "real")
+"""What the integration tests run against; a real control plane where there is one."""
 
 CONTRACT_COUNTS = {"local": 0, "real": 0}
 
 
-def contract_summary() -> str:
-    """One line: how many recorded exchanges were replayed against which API server; "" when none was."""
-    if not any(CONTRACT_COUNTS.values()):
-        return ""
+INTEGRATION_COUNTS = {"local": 0, "real": 0}
+
+
+def count(item: pytest.Item) -> None:
+    """Count a test by the control plane that it ran against."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    for fixture in ("apiserver", "cluster"):
+        if parameters.get(fixture) in INTEGRATION_COUNTS:
+            INTEGRATION_COUNTS[parameters[fixture]] += 1
+
+
+def control_plane_summary() -> Iterator[str]:
+    """How many recorded exchanges and integration tests ran against which API server."""
     reason = missing_real_apiserver()
-    note = f" ({reason})" if reason and not CONTRACT_COUNTS["real"] else ""
-    return (
-        f"contract: {CONTRACT_COUNTS['local']} recorded exchanges replayed against the local API server, "
-        f"{CONTRACT_COUNTS['real']} against a real kube-apiserver{note}"
-    )
+    for what, counts in (("recorded exchanges", CONTRACT_COUNTS), ("integration tests", INTEGRATION_COUNTS)):
+        if any(counts.values()):
+            note = f" ({reason})" if reason and not counts["real"] else ""
+            yield f"{what}: {counts['local']} against the local API server, {counts['real']} against a real one{note}"
 
 
-@pytest.fixture(scope="module")
-def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServerProcess]:
-    """A fresh local API server for the tests of one module."""
-    server = start_apiserver(tmp_path_factory.mktemp("apiserver"))
+@pytest.fixture(scope="module", params=CONTROL_PLANES)
+def apiserver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServerProcess]:
+    """A fresh API server for the tests of one module."""
+    folder = tmp_path_factory.mktemp("apiserver")
+    server = start_apiserver(folder) if request.param == "local" else start_real_apiserver(folder)
     yield server
     server.stop()

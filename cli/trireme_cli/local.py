@@ -16,8 +16,6 @@ from trireme_local.network import NetworksExhausted
 from trireme_local.partition import PartitionUnavailable
 from trireme_local.s3 import StoreUnavailable
 
-# Jobs that run without an accelerator ask for this resource, one per rank.
-DEFAULT_CAPACITY = "trireme.dev/cpu-rank=4"
 STORE_SECRET = "trireme-store"
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -34,7 +32,9 @@ class Mode(Enum):
     partition = "partition"
 
 
-def _pairs(text: str, option: str) -> dict[str, str]:
+def _pairs(text: str | None, option: str) -> dict[str, str] | None:
+    if text is None:
+        return None
     pairs = {}
     for item in filter(None, text.split(",")):
         key, separator, value = item.partition("=")
@@ -53,15 +53,29 @@ def _fail(error: Exception) -> typer.Exit:
 def up(
     nodes: Annotated[int, typer.Option(help="Number of worker nodes.")] = 3,
     directory: Directory = DEFAULT_DIRECTORY,
-    name: Annotated[str, typer.Option(help="The context's name in the kubeconfig.")] = "trireme-local",
+    name: Annotated[
+        str | None, typer.Option(help="The context's name in the kubeconfig.", show_default="trireme-local")
+    ] = None,
     capacity: Annotated[
-        str, typer.Option(help="Capacity of each node beside this computer's own, e.g. cpu=4,memory=8Gi,x.dev/gpu=2.")
-    ] = DEFAULT_CAPACITY,
-    labels: Annotated[str, typer.Option(help="Labels of each node: key=value,...")] = "",
+        str | None,
+        typer.Option(
+            help="Capacity of each node beside this computer's own, e.g. cpu=4,memory=8Gi,x.dev/gpu=2.",
+            show_default="trireme.dev/cpu-rank=4",
+        ),
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="Labels of each node: key=value,...")] = None,
     images: Annotated[Path | None, typer.Option(help="Image table read before the default one.")] = None,
     grace_seconds: Annotated[
-        float, typer.Option("--node-grace-seconds", help="Silence after which a node is NotReady.")
-    ] = 8.0,
+        float | None,
+        typer.Option("--node-grace-seconds", help="Silence after which a node is NotReady.", show_default="8.0"),
+    ] = None,
+    control_plane: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory with kube-apiserver and etcd (and, where they are, kube-controller-manager and "
+            "kube-scheduler) to run in place of the local ones, e.g. $KUBEBUILDER_ASSETS."
+        ),
+    ] = None,
 ) -> None:
     """Start a cluster: API server, controllers, worker nodes and an S3 server. Does nothing where one runs."""
     cluster = LocalCluster(directory)
@@ -73,6 +87,7 @@ def up(
             labels=_pairs(labels, "--labels"),
             grace_seconds=grace_seconds,
             image_table=images,
+            control_plane=control_plane,
         )
         cluster.write_secret(STORE_SECRET, state.store.environment())
     except (ClusterError, NetworksExhausted, StoreUnavailable) as error:

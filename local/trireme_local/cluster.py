@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from fcntl import LOCK_EX, flock
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 import yaml
 
+from trireme_local import daemons, partition, processes, s3
 from trireme_local import network as net
-from trireme_local import partition, processes, s3
+from trireme_local.control_plane import missing_binaries
 from trireme_local.errors import ClusterError
 from trireme_local.processes import ProcessRecord
 from trireme_local.sessions import (
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 KillMode = Literal["kill", "freeze", "partition"]
 START_TIMEOUT_SECONDS = 90.0
+# Jobs that run without an accelerator ask for this resource, one per rank.
+DEFAULT_CAPACITY = {"trireme.dev/cpu-rank": "4"}
 SIGNAL_ROUNDS = 40
 
 
@@ -75,25 +77,33 @@ class LocalCluster:
         self,
         *,
         nodes: int,
-        name: str = "trireme-local",
+        name: str | None = None,
         capacity: dict[str, str] | None = None,
         labels: dict[str, str] | None = None,
-        grace_seconds: float = 8.0,
+        grace_seconds: float | None = None,
         image_table: Path | None = None,
+        control_plane: Path | None = None,
         say: Callable[[str], None] = print,
     ) -> ClusterState:
-        """Start what is not running yet and wait until every node is Ready. Raises `ClusterError`."""
+        """Start what is not running yet and wait until every node is Ready. Raises `ClusterError`.
+
+        With `control_plane`, a directory of Kubernetes' own binaries, these run in place of the local API server.
+        What is not given is as it was, or the default; a cluster that exists cannot become another one.
+        """
         if not 1 <= nodes <= 200:
             raise ClusterError(f"--nodes {nodes}: between 1 and 200")
         self._api_cache = None
         with self._locked():
             state = ClusterState.load(self.directory)
             if state is None:
-                state = self._new_state(name, grace_seconds)
+                state = self._new_state(name, grace_seconds, control_plane)
+            _refuse_changes(state, name, grace_seconds, control_plane, capacity, labels)
+            like = next(iter(state.nodes.values()), NodeState(number=0, capacity=dict(DEFAULT_CAPACITY)))
             for number in range(1, nodes + 1):
                 node = f"node-{number}"
                 if node not in state.nodes:
-                    state.nodes[node] = self._new_node(state, number, capacity or {}, labels or {}, image_table)
+                    wanted = (capacity or like.capacity, labels or like.labels)
+                    state.nodes[node] = self._new_node(state, number, *wanted, image_table)
             state.save(self.directory)
             started = self._start_daemons(state)
             if not started:
@@ -101,12 +111,15 @@ class LocalCluster:
             self._wait_ready(state)
             return state
 
-    def _new_state(self, name: str, grace_seconds: float) -> ClusterState:
+    def _new_state(self, name: str | None, grace_seconds: float | None, control_plane: Path | None) -> ClusterState:
+        if control_plane is not None and (missing := missing_binaries(control_plane)):
+            raise ClusterError(f"no control plane can be started: {missing}")
         network = net.claim_network(self.directory)
         return ClusterState(
-            name=name,
+            name=name or "trireme-local",
             network=network,
-            grace_seconds=grace_seconds,
+            grace_seconds=8.0 if grace_seconds is None else grace_seconds,
+            control_plane=str(control_plane.resolve()) if control_plane else None,
             store=s3.StoreAccess(
                 endpoint=f"http://{net.s3_address(network)}:{net.S3_PORT}",
                 access_key=f"local{secrets.token_hex(6)}",
@@ -135,12 +148,7 @@ class LocalCluster:
     def _start_daemons(self, state: ClusterState) -> bool:
         """Start each daemon that is not running; True when any was started."""
         started = False
-        commands = {
-            "apiserver": self._apiserver_command(state),
-            "s3": self._s3_command(state),
-            "controllers": self._controllers_command(state),
-        }
-        for daemon, (command, extra) in commands.items():
+        for daemon, (command, extra) in daemons.commands(self.directory, state).items():
             record = state.daemons.get(daemon)
             if record is None or record.find() is None:
                 state.daemons[daemon] = self._start(daemon, command, extra)
@@ -157,47 +165,17 @@ class LocalCluster:
         entry = state.nodes[node]
         if entry.process is not None and entry.process.find() is not None:
             return False
-        entry.process = self._start(node, self._node_command(state, node), {})
+        command = daemons.node_command(self.directory, self._node_directory(node), state, node)
+        entry.process = self._start(node, command, {})
         state.save(self.directory)
         return True
 
-    def _apiserver_command(self, state: ClusterState) -> tuple[list[str], dict[str, str]]:
-        address, port = net.api_address(state.network), net.API_PORT
-        data = str(self.directory / "apiserver")
-        module = [sys.executable, "-m", "trireme_local.apiserver"]
-        return [*module, "--data-dir", data, "--bind", address, "--port", str(port)], {}
-
-    def _s3_command(self, state: ClusterState) -> tuple[list[str], dict[str, str]]:
-        data = self.directory / "s3"
-        (data / state.store.bucket).mkdir(parents=True, exist_ok=True)
-        return s3.serve_command(data, net.s3_address(state.network), net.S3_PORT, state.store)
-
-    def _controllers_command(self, state: ClusterState) -> tuple[list[str], dict[str, str]]:
-        module = [sys.executable, "-m", "trireme_local.controllers", "--kubeconfig", str(self._admin_kubeconfig)]
-        return [*module, "--node-monitor-grace-seconds", str(state.grace_seconds)], {}
-
     @property
     def _admin_kubeconfig(self) -> Path:
-        return self.directory / "apiserver" / "admin.kubeconfig"
+        return daemons.admin_kubeconfig(self.directory)
 
     def _node_directory(self, node: str) -> Path:
         return self.directory / "nodes" / node
-
-    def _node_command(self, state: ClusterState, node: str) -> list[str]:
-        entry = state.nodes[node]
-        command = [sys.executable, "-m", "trireme_local.node", "--name", node]
-        command += ["--kubeconfig", str(self._admin_kubeconfig), "--dir", str(self._node_directory(node))]
-        command += ["--loopback", str(net.node_network(state.network, entry.number))]
-        command += ["--lease-duration-seconds", str(int(state.grace_seconds))]
-        command += ["--lease-renew-seconds", str(state.grace_seconds / 4)]
-        for option, pairs in (("--capacity", entry.capacity), ("--labels", entry.labels)):
-            if pairs:
-                command += [option, ",".join(f"{key}={value}" for key, value in pairs.items())]
-        if entry.gid is not None:
-            command += ["--gid", str(entry.gid)]
-        if entry.image_table:
-            command += ["--images", entry.image_table]
-        return command
 
     # -- waiting --------------------------------------------------------------------------------------------
 
@@ -382,6 +360,27 @@ class LocalCluster:
                 text = f"running, pid {process.pid}"
             lines[node] = f"{text}, Ready={ready.get(node, 'unregistered')}"
         return lines
+
+
+def _refuse_changes(
+    state: ClusterState,
+    name: str | None,
+    grace_seconds: float | None,
+    control_plane: Path | None,
+    capacity: dict[str, str] | None,
+    labels: dict[str, str] | None,
+) -> None:
+    """Raise `ClusterError` where `up` asks an existing cluster to be another one; None asks for nothing."""
+    wanted: list[tuple[str, object, object]] = [
+        ("--name", state.name, name),
+        ("--node-grace-seconds", state.grace_seconds, grace_seconds),
+        ("--control-plane", state.control_plane, str(control_plane.resolve()) if control_plane else None),
+    ]
+    for node, entry in state.nodes.items():
+        wanted += [(f"--capacity of {node}", entry.capacity, capacity), (f"--labels of {node}", entry.labels, labels)]
+    for option, is_now, asked in wanted:
+        if asked is not None and is_now != asked:
+            raise ClusterError(f"{option} is {is_now!r} and cannot become {asked!r}: take the cluster down first")
 
 
 def _status(process: psutil.Process) -> str:

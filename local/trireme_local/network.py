@@ -35,6 +35,11 @@ def s3_address(network: int) -> str:
     return f"127.{network}.0.2"
 
 
+def etcd_address(network: int) -> str:
+    """Where etcd listens, in a cluster with a control plane of Kubernetes' own."""
+    return f"127.{network}.0.3"
+
+
 def node_network(network: int, number: int) -> ipaddress.IPv4Network:
     """The /24 of node `number` (1 to 255); its first address is the node's, the others are pods'."""
     return ipaddress.IPv4Network(f"127.{network}.{number}.0/24")

@@ -34,6 +34,7 @@ class ClusterState:
     network: int
     grace_seconds: float
     store: StoreAccess
+    control_plane: str | None = None
     nodes: dict[str, NodeState] = field(default_factory=dict)
     daemons: dict[str, ProcessRecord] = field(default_factory=dict)
 

@@ -91,7 +91,10 @@ class Product:
     def start(self) -> None:
         """Cluster, CRDs, RBAC, store credentials, operator."""
         os.environ.update(OPERATOR_ENVIRONMENT)
-        state = self.local.up(nodes=self.nodes, say=lambda text: None)
+        # With TRIREME_E2E_CONTROL_PLANE, a directory with kube-apiserver and etcd, everything runs against these.
+        binaries = os.environ.get("TRIREME_E2E_CONTROL_PLANE")
+        real = Path(binaries) if binaries else None
+        state = self.local.up(nodes=self.nodes, control_plane=real, say=lambda text: None)
         self.local.write_secret(STORE_SECRET, state.store.environment())
         self.cluster = Cluster(self.local.kubeconfig)
         install_into(self.cluster)

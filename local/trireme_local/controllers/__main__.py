@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 from trireme_local.controllers.disruption import DisruptionBudgets
@@ -36,8 +36,25 @@ log = logging.getLogger("trireme_local.controllers")
 RESTART_SECONDS = 1.0
 
 
-async def run_controllers(client: KubeClient, *, grace_seconds: float, default_toleration_seconds: float) -> None:
-    """Run every controller until the task is cancelled."""
+# What kube-scheduler and kube-controller-manager do here, by the names of the loops below.
+REAL_ONES = {
+    "scheduler": {"scheduling events", "scheduler"},
+    "controller-manager": {
+        "node events",
+        "node lifecycle",
+        "pod garbage collector",
+        "namespaces",
+        "endpoint slices",
+        "disruption budgets",
+        "garbage collector",
+    },
+}
+
+
+async def run_controllers(
+    client: KubeClient, *, grace_seconds: float, default_toleration_seconds: float, without: Collection[str] = ()
+) -> None:
+    """Run every controller, but those that a program in `without` stands for, until the task is cancelled."""
     pods, nodes = Informer(client, PODS), Informer(client, NODES)
     leases = Informer(client, LEASES, namespace="kube-node-lease")
     namespaces, services = Informer(client, NAMESPACES), Informer(client, SERVICES)
@@ -65,11 +82,14 @@ async def run_controllers(client: KubeClient, *, grace_seconds: float, default_t
         "disruption budgets": DisruptionBudgets(client, pods, budgets).run,
         "garbage collector": GarbageCollector(client, crds).run,
     }
+    for name in without:
+        for loop in REAL_ONES[name]:
+            del loops[loop]
     for informer in (pods, nodes, leases, namespaces, services, budgets, crds):
         loops[f"informer of {informer.resource.plural}"] = informer.run
     async with asyncio.TaskGroup() as group:
-        for name, loop in loops.items():
-            group.create_task(_supervise(name, loop))
+        for name, run in loops.items():
+            group.create_task(_supervise(name, run))
 
 
 async def _supervise(name: str, loop: Callable[[], Awaitable[None]]) -> None:
@@ -90,6 +110,7 @@ async def serve(options: argparse.Namespace) -> None:
             client,
             grace_seconds=options.node_monitor_grace_seconds,
             default_toleration_seconds=options.default_toleration_seconds,
+            without=options.without,
         )
     )
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -107,6 +128,9 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--kubeconfig", type=Path, required=True)
     options.add_argument("--node-monitor-grace-seconds", type=float, default=8.0)
     options.add_argument("--default-toleration-seconds", type=float, default=300.0)
+    options.add_argument(
+        "--without", action="append", choices=sorted(REAL_ONES), default=[], help="leave this program's work to it"
+    )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     parsed = options.parse_args(arguments)
     wait_for_kubeconfig(parsed.kubeconfig)

@@ -129,10 +129,8 @@ class Registration:
         return {
             "capacity": self._capacity,
             "allocatable": self._capacity,
-            "addresses": [
-                {"type": "InternalIP", "address": self._host_ip},
-                {"type": "Hostname", "address": self._name},
-            ],
+            # No Hostname: API servers prefer it by default when they fetch logs, and no DNS knows it.
+            "addresses": [{"type": "InternalIP", "address": self._host_ip}],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self._kubelet_port}},
             "nodeInfo": self._node_info(),
             "conditions": [

@@ -99,6 +99,7 @@ def test_aggregated_roles_follow_the_roles_that_they_select(apiserver: ApiServer
     assert rule not in apiserver.request("GET", f"{RBAC}/clusterroles/admin").body["rules"]
 
 
+@pytest.mark.local_apiserver  # it takes up new tokens while it runs
 def test_a_node_writes_its_own_objects_and_reads_what_its_pods_use(apiserver: ApiServerProcess) -> None:
     node = identities.issue(apiserver.data_dir, "system:node:n7", [identities.NODES_GROUP])
     assert apiserver.request("POST", "/api/v1/nodes", {"metadata": {"name": "n7"}}, token=node).status == 201
