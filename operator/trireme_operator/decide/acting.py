@@ -29,7 +29,10 @@ def _clear(s: Situation) -> tuple[Action, ...]:
 
 
 def _clear_fenced(s: Situation) -> tuple[Action, ...]:
-    """Pods that ended make room once their slot is fenced; one whose agent does not stop its ranks is ended itself."""
+    """Pods that ended or never started make room once their slot is fenced.
+
+    One whose agent does not stop its ranks is ended itself.
+    """
     waited = seconds_since(s.gang.phase_since, s.now)
     stubborn: tuple[Action, ...] = ()
     if waited > max(s.observed.policy.hold_timeout_seconds, 2.0 * s.timeouts.fence_seconds):
@@ -39,9 +42,9 @@ def _clear_fenced(s: Situation) -> tuple[Action, ...]:
             if not pod.finished and not s.fenced(slot) and _worth(s, pod)
         )
     return stubborn + tuple(
-        _delete(s, pod, "pod ended")
+        _delete(s, pod, "pod ended" if pod.finished else "its agent never came up")
         for slot, pod in s.pods.items()
-        if pod.finished and s.fenced(slot) and _worth(s, pod)
+        if (pod.finished or room.never_started(s, slot)) and s.fenced(slot) and _worth(s, pod)
     )
 
 

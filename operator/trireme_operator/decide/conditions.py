@@ -21,9 +21,6 @@ Finding = tuple[Value, str, str]
 UNPLANNED = frozenset({"", "Created", "Resumed"})
 """Causes of an attempt that are no restart after a fault."""
 
-IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
-CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-
 
 def put(
     status: JobStatus, observed: Observed, kind: ConditionType, value: Value, reason: str, message: str = ""
@@ -149,9 +146,9 @@ def _inputs_ready(status: JobStatus, s: Situation | None) -> Finding:
         return (old.status, old.reason, old.message) if old else ("Unknown", "NotChecked", "")
     for slot in s.slots:
         pod = s.pods.get(slot)
-        if pod is not None and pod.waiting_reason in IMAGE_REASONS:
+        if pod is not None and pod.waiting_reason in room.IMAGE_REASONS:
             return "False", "ImagePullFailed", f"pod {pod.name}: {pod.waiting_reason}: {pod.waiting_message}"
-        if pod is not None and pod.waiting_reason in CONFIG_REASONS:
+        if pod is not None and pod.waiting_reason in room.CONFIG_REASONS:
             return "False", "ContainerConfigInvalid", f"pod {pod.name}: {pod.waiting_reason}: {pod.waiting_message}"
     if report is not None and report.inputs_problem is not None:
         return "False", report.inputs_problem.reason, report.inputs_problem.message

@@ -31,6 +31,7 @@ class Cause(StrEnum):
     EVICTED = "Evicted"
     NODE_LOST = "NodeLost"
     AGENT_LOST = "AgentUnreachable"
+    NOT_STARTED = "PodNotStarted"
     PREEMPTION = "Preemption"
     RESUMED = "Resumed"
     CREATED = "Created"
@@ -192,6 +193,14 @@ def of_pod(s: Situation, pod: PodView, began: float) -> Fault:
     if pod.exit_code not in (None, 0) and pod.exit_code not in _EXTERNAL_EXIT_CODES:
         return replace(base, cause=Cause.EXIT, message=f"agent of pod {pod.name} exited with code {pod.exit_code}")
     return base
+
+
+def not_started(s: Situation, pod: PodView) -> Fault:
+    """A pod that got its node and never came up there."""
+    waited = s.now - pod.bound_at
+    why = f": {pod.waiting_reason} {pod.waiting_message}".rstrip() if pod.waiting_reason else ""
+    message = f"pod {pod.name} did not come up on node {pod.node} in {waited:.0f} s{why}"
+    return Fault(Cause.NOT_STARTED, pod.slot, s.now, message, pod.node)
 
 
 def _poll_slack(s: Situation) -> float:

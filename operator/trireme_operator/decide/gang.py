@@ -115,7 +115,8 @@ def _fencing(s: Situation) -> Step | None:
     suspended = _suspend_now(s)
     if suspended is not None:
         return suspended
-    if not all(s.fenced(slot) for slot in s.slots) or any(pod.finished for pod in s.pods.values()):
+    ended = any(pod.finished or room.never_started(s, slot) for slot, pod in s.pods.items())
+    if ended or not all(s.fenced(slot) for slot in s.slots):
         return None  # pods that ended are deleted first, so that one that ends while forming is known to be a new fault
     slots = [SlotStatus(index=slot, pod=f"{s.observed.job.name}-{slot}") for slot in s.slots]
     status = s.status.model_copy(
@@ -136,6 +137,8 @@ def _forming(s: Situation) -> Step | None:
         pod = s.pods.get(slot)
         if pod is not None and pod.finished and not _leaving(s, slot):
             return restarts.after_fault(s, faults.of_pod(s, pod, s.now))
+        if pod is not None and room.never_started(s, slot):
+            return restarts.after_fault(s, faults.not_started(s, pod))
     if all(_ready(s, slot) for slot in s.slots):
         slots = [_slot_status(s, slot) for slot in s.slots]
         status = s.status.model_copy(

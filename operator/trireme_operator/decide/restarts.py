@@ -225,6 +225,7 @@ _NODE_CAUSES = frozenset(
         Cause.POD_FAILED,
         Cause.NODE_LOST,
         Cause.AGENT_LOST,
+        Cause.NOT_STARTED,
     }
 )
 
@@ -235,4 +236,5 @@ def blame(s: Situation, fault: Fault) -> list[NodeRecord]:
     if fault.node is None or fault.cause not in _NODE_CAUSES:
         return records
     reason = f"{fault.cause.value}: {fault.message}"
-    return exclusion.noted(records, fault.node, reason, s.now, s.observed.policy)
+    exclude = fault.cause == Cause.NOT_STARTED  # it would have the next pod wait as long
+    return exclusion.noted(records, fault.node, reason, s.now, s.observed.policy, exclude=exclude)

@@ -6,6 +6,8 @@ from trireme_operator.decide import capacity
 from trireme_operator.decide.model import Claim, PodView
 from trireme_operator.decide.situation import FENCE_SLACK_SECONDS, Situation
 
+IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 RETRY_BASE_SECONDS = 5.0
 RETRY_MAX_SECONDS = 120.0
 
@@ -21,6 +23,8 @@ def unusable(s: Situation, slot: int) -> str | None:
         return f"node {pod.node} is excluded"
     if pod.deleting:
         return "pod is being deleted"
+    if never_started(s, slot):
+        return "its agent never came up"
     contact = s.contact(slot)
     silent = 0.0 if contact is None else contact.silent_seconds(s.now)
     fence = s.timeouts.fence_seconds + FENCE_SLACK_SECONDS
@@ -32,6 +36,25 @@ def unusable(s: Situation, slot: int) -> str | None:
     if pod.address and silent > (fence if known else s.timeouts.start_timeout_seconds):
         return f"agent is silent for {silent:.0f} s"
     return None
+
+
+def never_started(s: Situation, slot: int) -> bool:
+    """Whether a pod got its node startTimeoutSeconds ago and its agent has never answered.
+
+    An image or a setting that is wrong keeps every pod of the gang from starting and is no fault of a node.
+    """
+    pod, contact = s.pods.get(slot), s.contact(slot)
+    if pod is None or pod.node is None or pod.finished or pod.deleting or not pod.bound_at:
+        return False
+    begun = pod.bound_at
+    if pod.address:
+        if contact is None or contact.last is not None:
+            return False
+        begun = max(begun, contact.since)
+    if s.now - begun <= s.timeouts.start_timeout_seconds:
+        return False
+    others = any(s.acknowledged(other) for other in s.slots if other != slot)
+    return others or pod.waiting_reason not in IMAGE_REASONS | CONFIG_REASONS
 
 
 def must_force(s: Situation, pod: PodView) -> bool:

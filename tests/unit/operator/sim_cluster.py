@@ -27,6 +27,7 @@ class Node:
     frozen: bool = False
     cut: bool = False  # partitioned from everything
     kubelet: bool = True  # whether it lives; containers do not need it
+    starts: bool = True  # whether pods come up; one without a network for pods leaves them Pending
     kills: bool = True  # whether processes end when they are told; one that waits for a device does not
     ready: bool = True
     seen: float = 0.0
@@ -181,7 +182,8 @@ class Cluster:
             excluded = set(excluded_of(pod))
             free = [n for n in self.nodes.values() if n.ready and n.name not in used | excluded]
             if free:
-                self.change_pod(name, spec={"nodeName": self.rng.choice(free).name})
+                bound = {"type": "PodScheduled", "status": "True", "lastTransitionTime": to_time(self.now).isoformat()}
+                self.change_pod(name, spec={"nodeName": self.rng.choice(free).name}, status={"conditions": [bound]})
 
     def _kubelets(self) -> None:
         for name, pod in list(self.pods.items()):
@@ -199,7 +201,10 @@ class Cluster:
                 if pod["metadata"].get("deletionTimestamp"):
                     self.remove_pod(name)
             elif agent is None and phase == "Pending":
-                self._start(name, pod, node)
+                if pod["metadata"].get("deletionTimestamp"):
+                    self.remove_pod(name)
+                elif node.starts:
+                    self._start(name, pod, node)
             elif agent is None:
                 self.change_pod(name, status={"phase": "Failed", "reason": "", **_ended(137)})
             elif agent.exit_code is not None and not node.kills:
@@ -229,7 +234,7 @@ class Cluster:
         status = {
             "phase": "Running",
             "podIP": f"10.0.0.{self.address}",
-            "conditions": [{"type": "Ready", "status": "True"}],
+            "conditions": [*pod["status"].get("conditions", []), {"type": "Ready", "status": "True"}],
         }
         self.change_pod(name, status=status)
 
