@@ -1,11 +1,12 @@
 """Finding out what went wrong: the culprit and not its victims, from agents' reports, pods and nodes."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from trireme.protocol import AgentState, Failure, FailureKind
+from trireme.protocol.messages import DRAINED_EXIT_CODE
 from trireme.resources.status import GangPhase, ProgressStatus
 from trireme_operator.decide.model import PodView
 from trireme_operator.decide.situation import Situation
@@ -103,15 +104,19 @@ class Fault:
         return self.cause in (Cause.PEER_LOST, Cause.FENCED)
 
 
-def find(s: Situation) -> Fault | None:
-    """The fault that ends the current attempt, or None while there is none, or while the culprit is still unclear."""
-    faults = [fault for slot in s.slots for fault in _of_slot(s, slot)]
+def find(s: Situation, ignoring: Collection[int] = ()) -> Fault | None:
+    """The fault that ends the current attempt, or None while there is none, or while the culprit is still unclear.
+
+    Nothing of the slots in `ignoring` counts.
+    """
+    slots = [slot for slot in s.slots if slot not in ignoring]
+    faults = [fault for slot in slots for fault in _of_slot(s, slot)]
     if not faults:
         return None
     culprits = [fault for fault in faults if not fault.victim]
     if not culprits and _refused_by_backend(s, faults):
         return replace(min(faults, key=lambda f: (f.began, f.slot)), cause=Cause.EXCEPTION)
-    waiting_for = [slot for slot in s.slots if _suspect(s, slot) and all(f.slot != slot for f in culprits)]
+    waiting_for = [slot for slot in slots if _suspect(s, slot) and all(f.slot != slot for f in culprits)]
     first = min(culprits or faults, key=lambda f: (f.began, f.slot))
     patience = max([s.silent_seconds(slot) for slot in waiting_for], default=s.now - first.began)
     limit = s.timeouts.fence_seconds if waiting_for else s.observed.policy.victim_grace_seconds
@@ -190,6 +195,8 @@ def of_pod(s: Situation, pod: PodView, began: float) -> Fault:
         return replace(base, cause=Cause.EVICTED, message=pod.message or pod.disruption or pod.reason)
     if pod.termination_reason == "OOMKilled":
         return replace(base, cause=Cause.OOM_KILLED, message=f"container of pod {pod.name} exceeded its memory limit")
+    if pod.exit_code == DRAINED_EXIT_CODE:
+        return replace(base, cause=Cause.PREEMPTION, message=f"pod {pod.name} was ended, its ranks saved and exited")
     if pod.exit_code not in (None, 0) and pod.exit_code not in _EXTERNAL_EXIT_CODES:
         return replace(base, cause=Cause.EXIT, message=f"agent of pod {pod.name} exited with code {pod.exit_code}")
     return base

@@ -1,6 +1,7 @@
 """The life of an attempt: fence, form, prepare, record the resume point, run, drain."""
 
 from trireme.protocol import AgentState, Phase, ProposedResume, Report
+from trireme.protocol.messages import DRAINED_EXIT_CODE
 from trireme.resources.status import (
     ConditionType,
     DatasetStatus,
@@ -299,13 +300,14 @@ def _draining(s: Situation) -> Step | None:
     if s.spec.suspend and not suspending:
         return enter(s, GangPhase.DRAINING, drain_cause="Suspend"), ()
     over = s.drain_over() or all(_drained(s, slot) for slot in s.slots)
+    saved = [slot for slot in s.slots if slot != 0 and _saved(s, slot)]
     if suspending:
-        if not over and faults.find(s) is None:
+        if not over and faults.find(s, saved) is None:
             return None
         return enter(s, GangPhase.STOPPED), (JobEvent("Normal", "Suspended", "pods are given back"),)
     if over:
         return restarts.after_fault(s, _preemption(s))
-    fault = faults.find(s)
+    fault = faults.find(s, saved)
     if fault is None:
         return None
     return restarts.after_fault(s, _preemption(s) if fault.cause in _PART_OF_DRAINING else fault)
@@ -320,6 +322,18 @@ def _drained(s: Situation, slot: int) -> bool:
     if pod is None or pod.finished:
         return True
     return report is not None and report.state == AgentState.DRAINED and report.ranks_alive == 0
+
+
+def _saved(s: Situation, slot: int) -> bool:
+    """Whether a slot has nothing left to do for the checkpoint, so that its end is no fault while slot 0 commits."""
+    record, pod = s.records.get(slot), s.pods.get(slot)
+    if pod is not None and pod.exit_code == DRAINED_EXIT_CODE:
+        return True
+    contact = s.observed.contacts.get(record.pod_uid or "") if record else None
+    report = contact.report if contact else None
+    if report is None:  # whoever takes over does not know; slot 0 has its time to commit
+        return pod is None
+    return report.attempt == s.gang.attempt and report.state == AgentState.DRAINED and report.ranks_alive == 0
 
 
 def _succeed(s: Situation, report: Report) -> Step:

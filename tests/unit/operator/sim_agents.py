@@ -25,6 +25,7 @@ from trireme.protocol import (
     Target,
     supersedes,
 )
+from trireme.protocol.messages import DRAINED_EXIT_CODE
 
 if TYPE_CHECKING:
     from sim_cluster import Cluster
@@ -103,6 +104,7 @@ class Agent:
     begun: float = 0.0
     stops_at: float = 0.0
     model: ModelRef | None = None
+    uploads_until: float | None = None
 
     def __post_init__(self) -> None:
         self.heard_operator = self.heard_gang = self.cluster.now
@@ -173,11 +175,15 @@ class Agent:
         """The rank ends."""
         if not self.ranks_of:
             return
-        self.finished_of, self.ranks_of, self.hung = self.ranks_of, 0, False
+        self.finished_of, self.ranks_of, self.hung, self.uploads_until = self.ranks_of, 0, False, None
         self.state = AgentState.FAILED
         at = self.cluster.gang.progress.step if step is None else step
         self.failure = Failure(kind=kind, rank=self.slot, step=at, exception=exception, message=message)
         self.failed_at = self.cluster.now
+
+    def drained(self) -> None:
+        """The rank saved and exited."""
+        self.finished_of, self.ranks_of, self.state, self.uploads_until = self.ranks_of, 0, AgentState.DRAINED, None
 
     def tick(self) -> None:
         """Follow the target, and the fence."""
@@ -192,7 +198,7 @@ class Agent:
             if not self._stopped():
                 return
             self.ranks_of = self.finished_of = 0
-            self.failure, self.hung, self.model = None, False, None
+            self.failure, self.hung, self.model, self.uploads_until = None, False, None, None
             self.state = AgentState.IDLE
         again = self.prepared_for != target.attempt or (self.problem is not None and self.problem.retryable)
         if target.phase == Phase.PREPARE and self.slot == 0 and again:
@@ -223,7 +229,7 @@ class Agent:
         if self.terminating_since is None or self.ranks_of:
             return
         if self.cluster.now - self.terminating_since > 3.0:
-            self.exit_code = self.exit_code or 0
+            self.exit_code = DRAINED_EXIT_CODE if self.state == AgentState.DRAINED else self.exit_code or 0
 
     def _prepare(self, target: Target) -> None:
         self.prepared_for = target.attempt
@@ -259,6 +265,7 @@ class Gang:
         self.progress = Progress(step=0, total_steps=TOTAL_STEPS, tokens=0)
         self.stepped = cluster.now
         self.deterministic_failure_at: int | None = None
+        self.upload_seconds: float | None = None  # of the save that ranks make as they drain; None: it varies
         self.slots = 2
 
     def executing(self, attempt: int | None = None) -> list[Agent]:
@@ -307,6 +314,10 @@ class Gang:
     def train(self) -> None:
         """One step, when all ranks take part; else peers notice what is lost."""
         whole = [a for a in self.executing(self.attempt) if a.state == AgentState.RUNNING]
+        for leader in whole:
+            if leader.uploads_until is not None:
+                self._upload(leader)
+                return
         slots = {a.slot for a in whole if not a.hung and self.cluster.nodes[a.node].reachable}
         alone = [a for a in whole if not self.cluster.nodes[a.node].reachable]
         if len(slots) == self.slots:
@@ -326,6 +337,14 @@ class Gang:
             elif self.cluster.now - max(self.stepped, agent.begun) > 20.0:
                 agent.fail(FailureKind.HANG)
 
+    def _upload(self, leader: Agent) -> None:
+        """What the ranks saved as they drained is committed once the leader's upload is done."""
+        if self.cluster.now < (leader.uploads_until or 0.0) or not self.cluster.nodes[leader.node].reachable:
+            return
+        if self.progress.step > self._saved():
+            self.commit(leader)
+        leader.drained()
+
     def _step(self, agents: list[Agent]) -> None:
         leader = agents[0]
         target = leader.target
@@ -335,10 +354,11 @@ class Gang:
             return
         draining = any(a.target and a.target.phase == Phase.DRAIN for a in agents)
         if draining:
-            if self.progress.step > self._saved():
-                self.commit(leader)
-            for agent in agents:
-                agent.finished_of, agent.ranks_of, agent.state = agent.ranks_of, 0, AgentState.DRAINED
+            for agent in agents[1:]:
+                agent.drained()
+            takes = self.cluster.rng.randrange(4) if self.upload_seconds is None else self.upload_seconds
+            leader.uploads_until = self.cluster.now + takes
+            self._upload(leader)
             return
         step = self.progress.step + 1
         self.progress = Progress(step=step, total_steps=TOTAL_STEPS, tokens=step * 10, loss=5.0, step_seconds=1.0)

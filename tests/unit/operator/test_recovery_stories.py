@@ -245,6 +245,20 @@ def test_a_drained_pod_saves_first_and_is_charged_to_nobody() -> None:
     assert resume.step >= record.step, "no step was lost"
 
 
+def test_a_drained_pod_that_ends_first_leaves_slot_0_time_to_commit() -> None:
+    story = Story()
+    story.until_step(8)
+    story.cluster.gang.upload_seconds = 6.0
+    saved = story.cluster.gang.progress.step
+    story.cluster.delete_pod("j-1", None, None, None)
+    story.until_running(2)
+    assert story.causes() == {"Preemption": 1}
+    assert story.status.restarts.application == 0
+    resume = story.status.gang.resume_from
+    assert resume is not None
+    assert resume.step >= saved
+
+
 def test_suspend_saves_gives_the_pods_back_and_goes_on_later() -> None:
     story = Story()
     story.until_step(8)
