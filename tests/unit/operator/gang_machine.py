@@ -158,11 +158,24 @@ class GangMachine(RuleBasedStateMachine):
     def node_is_cut_off(self, name: str) -> None:
         self.cluster.nodes[name].cut = True
 
+    @rule(name=nodes)
+    def kubelet_dies(self, name: str) -> None:
+        """Its containers live on."""
+        self.cluster.nodes[name].kubelet = False
+
+    @rule(name=nodes)
+    def node_cannot_end_processes(self, name: str) -> None:
+        self.cluster.nodes[name].kills = False
+
+    @rule(name=nodes)
+    def node_brings_no_pod_up(self, name: str) -> None:
+        self.cluster.nodes[name].starts = False
+
     @rule(name=nodes, late=st.booleans())
     def node_recovers(self, name: str, late: bool) -> None:
         node = self.cluster.nodes[name]
         thawed = node.frozen
-        node.alive, node.frozen, node.cut = True, False, False
+        node.recover()
         leaders = [a for a in self.cluster.agents.values() if a.node == name and a.slot == 0 and a.ranks_of]
         if thawed and late and leaders:
             self.cluster.gang.late_commit(leaders[0], self.cluster.gang.progress.step)
@@ -302,7 +315,7 @@ class GangMachine(RuleBasedStateMachine):
         if not hasattr(self, "operators"):
             return
         for node in self.cluster.nodes.values():
-            node.alive, node.frozen, node.cut = True, False, False
+            node.recover()
         if self.cluster.job["spec"].get("suspend"):
             self.cluster.edit_job(suspend=False)
         self.operators[0].leading, self.operators[1].leading = True, False

@@ -32,6 +32,11 @@ class Node:
     ready: bool = True
     seen: float = 0.0
 
+    def recover(self) -> None:
+        """All is well again."""
+        self.alive = self.kubelet = self.starts = self.kills = True
+        self.frozen = self.cut = False
+
     @property
     def running(self) -> bool:
         """Whether its processes execute."""
