@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from trireme.protocol.base import WireModel
+from trireme.protocol.messages import ResumePoint
 
 FORMAT = "trireme.dev/checkpoint/v1"
 
@@ -28,6 +29,12 @@ class ShardFile(WireModel):
     rank: int = Field(default=0, ge=0)
 
 
+class AttemptStart(WireModel):
+    """Where an attempt started."""
+
+    resume_from: ResumePoint | None = Field(default=None, description="Absent: at step 0.")
+
+
 class Manifest(WireModel):
     """What a committed checkpoint consists of."""
 
@@ -42,6 +49,9 @@ class Manifest(WireModel):
     files: list[ShardFile]
     state: dict[str, Any] = Field(default_factory=dict, description="Small JSON state: counters, first loss, ...")
     dataset_uri: str = ""
+    began: AttemptStart | None = Field(
+        default=None, description="Where the attempt that saved it started; absent in manifests written before."
+    )
 
     def encode(self) -> bytes:
         """The bytes that are stored and whose digest is recorded."""

@@ -227,7 +227,10 @@ class RejectedCheckpoint(WireModel):
 
     uri: str
     step: int
-    reason: str = Field(description="ManifestMissing, ShardMissing, SizeMismatch, DigestMismatch, ManifestInvalid")
+    reason: str = Field(
+        description="ManifestMissing, ShardMissing, SizeMismatch, DigestMismatch, ManifestInvalid, and for all "
+        "checkpoints of an attempt RecordMissing, RecordInvalid"
+    )
     file: str
 
 

@@ -14,6 +14,7 @@ from gang_harness import BUCKET, Gang, S3Server, make_job, make_spec, s3_server
 
 from trireme.protocol import AgentState, DatasetRef, JobConfig, Phase, ResumePoint, Target
 from trireme_trainer.agent.preparation import PreparationResult
+from trireme_trainer.checkpoint.inventory import ResumeRecord
 from trireme_trainer.pretrain.config import PretrainConfig
 from trireme_trainer.pretrain.prepare import prepare
 
@@ -162,6 +163,45 @@ def test_all_damaged_is_final_and_never_a_start_from_nothing(trained: Trained) -
     problem = trained.propose(verified=committed(trained, 30)).problem
     assert problem is not None
     assert problem.reason == "AllCheckpointsCorrupt"
+
+
+@pytest.mark.parametrize("damage", [b"", b"{not json", None])
+def test_a_lost_or_damaged_resume_record_loses_no_checkpoint(trained: Trained, damage: bytes | None) -> None:
+    record = trained.step(30).parent / "resume.json"
+    record.unlink()
+    if damage is not None:
+        record.write_bytes(damage)
+    proposal = trained.propose(verified=committed(trained, 30)).proposal
+    assert proposal is not None
+    assert proposal.resume is not None
+    assert proposal.resume.step == 30
+    assert proposal.rejected == []
+
+
+def test_an_attempt_that_cannot_be_placed_is_named_and_never_a_start_from_nothing(trained: Trained) -> None:
+    for step in (10, 20, 30):  # as written before manifests said where their attempt began
+        path = trained.step(step) / "manifest.json"
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "began"}))
+    (trained.step(30).parent / "resume.json").write_text("{")
+    problem = trained.propose().problem
+    assert problem is not None
+    assert problem.reason == "AllCheckpointsCorrupt"
+    assert "a1: resume.json: RecordInvalid" in problem.message
+
+
+def test_without_a_good_checkpoint_of_its_own_a_job_goes_back_to_the_one_it_resumed(trained: Trained) -> None:
+    again = make_job(trained.server, make_spec(**{**SPEC, "training__steps": 60}))
+    inherited = committed(trained, 20)
+    own = trained.step(30).parents[2] / again.job.uid / "a1"
+    own.mkdir(parents=True)
+    (own / "resume.json").write_text(ResumeRecord(attempt=1, resume_from=inherited).to_json())
+    (own / "step-40").mkdir()
+    (own / "step-40" / "manifest.json").write_text("damaged")
+    proposal = trained.propose(again, attempt=2).proposal
+    assert proposal is not None
+    assert proposal.resume is not None
+    assert proposal.resume.uri == inherited.uri
+    assert [(r.step, r.reason) for r in proposal.rejected] == [(40, "ManifestInvalid")]
 
 
 def test_a_save_cut_short_is_passed_over_without_a_word(trained: Trained) -> None:

@@ -147,6 +147,6 @@ def test_a_disk_that_takes_no_more_is_an_error_of_the_disk(tmp_path: Path) -> No
 def test_a_number_that_is_not_finite_is_never_written(tmp_path: Path, number: float) -> None:
     weights = torch.ones(8)
     weights[5] = number
-    with pytest.raises(NonFiniteState, match="^w@0 holds 1 numbers"):
+    with pytest.raises(NonFiniteState, match=r"^w@0 holds 1 numbers"):
         sharded.write_shard(tmp_path / "shard", {"v@0": torch.ones(2), "w@0": weights})
     assert list(tmp_path.iterdir()) == []

@@ -181,6 +181,17 @@ def test_attempts_that_never_trained_do_not_break_the_lineage() -> None:
     assert names(list(found.lineage(before_attempt=9))) == [(4, 20), (1, 10)]
 
 
+def test_a_lost_record_in_the_middle_keeps_what_was_resumed_from_it_and_stops_there() -> None:
+    found = inventory(step(1, 10), step(2, 20), step(2, 30), step(3, 25), resumes={1: None, 3: (2, 20)})
+    assert names(list(found.lineage())) == [(3, 25), (2, 20)]
+
+
+def test_retention_keeps_what_nobody_can_place() -> None:
+    found = inventory(step(1, 10, age_seconds=9000), step(2, 20), resumes={2: None})
+    found.unplaced[1] = "RecordInvalid"
+    assert select_deletions(found, attempt=2, keep=1, protected=[], now=NOW) == []
+
+
 def test_retention_keeps_the_newest_and_the_verified_and_deletes_old_orphans_only() -> None:
     found = inventory(
         step(1, 10), step(1, 20), step(1, 30, age_seconds=9000), step(2, 25), step(2, 35), step(2, 45),

@@ -11,7 +11,7 @@ from trireme.checkpoints import JobKeys, Manifest
 from trireme.checkpoints.keys import MANIFEST_NAME
 from trireme.protocol import RejectedCheckpoint, ResumePoint
 from trireme_trainer.checkpoint.fetch import Corrupt, NodeCache, fetch_files, read_manifest
-from trireme_trainer.checkpoint.inventory import Inventory, StoredStep
+from trireme_trainer.checkpoint.inventory import RESUME_NAME, Inventory, StoredStep, resume_key, uid_of
 from trireme_trainer.checkpoint.store import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class ResumeFinder:
 
     def precheck(self, attempt: int) -> None:
         """What can be refused before the data is known. Raises ResumeProblem, StoreError."""
-        for step, _, prefix in self._located(self._candidates(attempt)):
+        for step, _, prefix in self._located(self._candidates(self._own(), attempt)):
             if step.committed:
                 try:
                     self._require_same_run(read_manifest(self._store, prefix + MANIFEST_NAME), prefix)
@@ -76,19 +76,32 @@ class ResumeFinder:
 
     def find(self, expected: Expected) -> Proposal:
         """List and verify candidates, newest first. Raises ResumeProblem, StoreError."""
-        candidates = self._candidates(expected.attempt)
+        own = self._own()
+        candidates = self._candidates(own, expected.attempt)
         proposal = self._first_good(candidates, expected)
         known = expected.verified
         if known is not None and not any(uri == known.uri for _, uri, _ in self._located(candidates)):
             gone = RejectedCheckpoint(uri=known.uri, step=known.step, reason="ManifestMissing", file=MANIFEST_NAME)
             proposal.rejected.insert(0, gone)
+        unplaced = [a for a in sorted(own.unplaced, reverse=True) if a < expected.attempt]
+        if proposal.rejected or any(s.committed and a in unplaced for (a, _), s in own.steps.items()):
+            proposal.rejected += [self._without_record(own, attempt) for attempt in unplaced]
         if proposal.resume is None and proposal.rejected:
             found = "; ".join(f"{r.uri}: {r.file}: {r.reason}" for r in proposal.rejected)
             raise ResumeProblem("AllCheckpointsCorrupt", f"checkpoints were committed and none verifies: {found}")
         return proposal
 
-    def _candidates(self, attempt: int) -> list[StoredStep]:
-        candidates = list(Inventory.read(self._store, self._keys).lineage(before_attempt=attempt))
+    def _own(self) -> Inventory:
+        return Inventory.read(self._store, self._keys)
+
+    def _without_record(self, own: Inventory, attempt: int) -> RejectedCheckpoint:
+        """An attempt whose checkpoints, if it has any, cannot be placed in the lineage."""
+        newest = max((n for (a, n), s in own.steps.items() if a == attempt and s.committed), default=0)
+        uri = self._keys.to_uri(resume_key(self._keys, attempt).removesuffix(RESUME_NAME))
+        return RejectedCheckpoint(uri=uri, step=newest, reason=own.unplaced[attempt], file=RESUME_NAME)
+
+    def _candidates(self, own: Inventory, attempt: int) -> list[StoredStep]:
+        candidates = list(own.lineage(before_attempt=attempt))
         earlier = self._earlier_jobs()
         if earlier and self._on_existing == "refuse":
             names = ", ".join(i.keys.to_uri(i.keys.job_prefix) for i in earlier)
@@ -96,6 +109,16 @@ class ResumeFinder:
         if not any(c.committed for c in candidates):
             for inventory in earlier:
                 candidates += inventory.lineage()
+            return candidates
+        # When none of its own is good, the checkpoints that the job itself once resumed from may be.
+        point = own.inherited(before_attempt=attempt)
+        by_uid = {i.keys.uid: i for i in earlier}
+        while point is not None:
+            former = by_uid.pop(uid_of(self._keys, point) or "", None)
+            if former is None:
+                break
+            candidates += former.lineage(from_point=point)
+            point = former.inherited(from_point=point)
         return candidates
 
     def _earlier_jobs(self) -> list[Inventory]:

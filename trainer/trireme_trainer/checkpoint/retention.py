@@ -25,6 +25,7 @@ def select_deletions(
     """Steps to delete after a commit of `attempt`.
 
     `protected` names (attempt, step) that are never deleted: the last verified one and the one resumed from.
+    Nor is what was committed by an attempt of which it is not known where it started.
     Orphans (uncommitted, or outside the lineage) go when their newest object is older than `orphan_seconds`.
     """
     lineage = list(inventory.lineage())
@@ -33,7 +34,7 @@ def select_deletions(
     orphans = set(inventory.steps) - set(committed)
     deletions = []
     for key, step in inventory.steps.items():
-        if key in protected:
+        if key in protected or (key[0] in inventory.unplaced and step.committed):
             continue
         old = step.modified is not None and now - step.modified > timedelta(seconds=orphan_seconds)
         # The running attempt's uncommitted steps are uploads in flight.

@@ -53,6 +53,7 @@ def run(channel: RankChannel) -> int:
         local_world_size=int(env["LOCAL_WORLD_SIZE"]),
         world_size=environment.world_size,
         save_directory=Path(env["TRIREME_SAVE_DIRECTORY"]),
+        resume_from=target.resume_from,
     )
     engine = create_engine(config.engine, environment)
     engine.setup()

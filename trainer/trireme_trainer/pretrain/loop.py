@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trireme.checkpoints import Manifest
-from trireme.protocol import Progress, Section, Settings
+from trireme.checkpoints.manifest import AttemptStart
+from trireme.protocol import Progress, ResumePoint, Section, Settings
 from trireme.protocol.base import WireModel
 from trireme_trainer.agent.messages import (
     ExportedEvent,
@@ -76,6 +77,8 @@ class Place:
     local_world_size: int
     world_size: int
     save_directory: Path
+    resume_from: ResumePoint | None = None
+    """As recorded for this attempt."""
 
 
 @dataclass
@@ -313,6 +316,7 @@ class Pretraining:
             "tokens": self._engine.step * self._tokens_per_step,
             "modelDigest": self._config.model_digest,
             "datasetDigest": self._dataset_digest,
+            "began": AttemptStart(resume_from=self._place.resume_from).model_dump(mode="json", by_alias=True),
             "layout": {
                 "tensor": layout.tensor,
                 "pipeline": layout.pipeline,
