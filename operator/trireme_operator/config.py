@@ -1,9 +1,11 @@
 """The operator's settings: flags, each with an environment variable as its default."""
 
 import argparse
+import contextlib
 import os
 import secrets
 import socket
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ class OperatorConfig:
     kubeconfig: str | None
     trainer_image: str
     key_file: Path
+    in_cluster: bool  # the process runs in a pod
     http_host: str
     http_port: int
     lease_namespace: str
@@ -45,21 +48,26 @@ class OperatorConfig:
         values = vars(given)
         values["namespaces"] = tuple(n.strip() for n in given.namespaces.split(",") if n.strip())
         values["key_file"] = Path(given.key_file)
+        values["in_cluster"] = "KUBERNETES_SERVICE_HOST" in environ and given.kubeconfig is None
         return cls(**values)
 
     def read_key(self) -> bytes:
-        """The key that job tokens are derived from; made on the first start where the file may be written.
+        """The key that job tokens are derived from; outside a cluster it is made on the first start.
 
-        In a cluster the file is a mounted Secret, the same for all replicas. Raises OSError or ValueError.
+        In a cluster the file is a mounted Secret, the same for all replicas: one that made a key of its own would
+        send tokens that the agents refuse. Raises OSError or ValueError.
         """
         if not self.key_file.exists():
+            if self.in_cluster:
+                raise FileNotFoundError(
+                    f"key file {self.key_file} is missing: mount the Secret with the operators' key"
+                )
             self.key_file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                descriptor = os.open(self.key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            except FileExistsError:
-                return self.read_key()  # another replica was faster
-            with os.fdopen(descriptor, "wb") as file:
+            with tempfile.NamedTemporaryFile(dir=self.key_file.parent) as file:  # its mode is 0600
                 file.write(secrets.token_hex(32).encode())
+                file.flush()
+                with contextlib.suppress(FileExistsError):  # another replica was faster
+                    os.link(file.name, self.key_file)
         key = self.key_file.read_bytes().strip()
         if len(key) < 32:
             raise ValueError(f"key file {self.key_file} has {len(key)} bytes, at least 32 are needed")

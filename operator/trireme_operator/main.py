@@ -49,7 +49,14 @@ class Operator:
         leading = self._leader.leading
         self._poller = Poller(self._world, self._agents, self._queue, leading, config.poll_seconds)
         executor = Executor(
-            api, self._agents, EventRecorder(api, config.identity), key, leading, self._saw_job, self._saw_pod
+            api,
+            self._agents,
+            EventRecorder(api, config.identity),
+            key,
+            leading,
+            self._saw_job,
+            self._saw_pod,
+            self._world.obstacles,
         )
         self._reconciler = Reconciler(self._world, self._queue, executor, self._poller, leading)
 
@@ -63,7 +70,7 @@ class Operator:
         tasks: list[asyncio.Task[None]] = []
         try:
             await self._wait_for_kinds(stop)
-            await self._look_at_nodes()
+            await self._look_at_nodes(stop)
             parts = {
                 "watches": watches.watch(self._handlers(), self._config.namespaces, self._config.kubeconfig),
                 "resync": self._resync(),
@@ -106,15 +113,19 @@ class Operator:
                 log.warning("waiting for the CRDs of %s: %s", GROUP, error)
             await asyncio.sleep(1.0)
 
-    async def _look_at_nodes(self) -> None:
+    async def _look_at_nodes(self, stop: asyncio.Event) -> None:
         """Without access to nodes (a namespaced installation), agents and pods alone decide."""
-        try:
-            await self._api.get(path_of("", "v1", "nodes"), query=(("limit", "1"),))
-        except ApiError as error:
-            if error.status != 403:
-                raise
-            log.warning("nodes cannot be seen: %s", error.message)
-            self._world.nodes = None
+        while not stop.is_set():
+            try:
+                await self._api.get(path_of("", "v1", "nodes"), query=(("limit", "1"),))
+                return
+            except ApiError as error:
+                if error.status == 403:
+                    log.warning("nodes cannot be seen: %s", error.message)
+                    self._world.nodes = None
+                    return
+                log.warning("asking for nodes: %s", error)
+            await asyncio.sleep(1.0)
 
     def _handlers(self) -> dict[tuple[str, str, str], watches.OnEvent]:
         handlers = {

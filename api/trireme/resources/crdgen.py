@@ -21,7 +21,7 @@ NAME_RULES = (
     },
     {
         "rule": "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-        "message": "metadata.name must be a DNS label that begins with a letter: it is the name of a Service",
+        "message": "metadata.name must be a DNS label that begins with a letter: it begins the name of a Service",
     },
 )
 

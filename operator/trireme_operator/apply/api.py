@@ -5,6 +5,7 @@ import time
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import load_incluster_config, load_kube_config
 from kubernetes.aio.config.config_exception import ConfigException
@@ -25,6 +26,11 @@ class ApiError(Exception):
         self.status = status
         self.reason = reason
         self.message = message
+
+    @property
+    def already_exists(self) -> bool:
+        """Whether a creation found its name in use."""
+        return self.status == 409 and self.reason == "AlreadyExists"
 
 
 def path_of(group: str, version: str, plural: str, namespace: str | None = None, *more: str) -> str:
@@ -81,15 +87,18 @@ class Api:
             )
             response = await self._client.call_api(*prepared, _request_timeout=self._timeout)
             data = await response.read()
+            answer = json.loads(data) if data and 200 <= response.status <= 299 else {}
+            if not isinstance(answer, dict):
+                raise ValueError(f"an answer of type {type(answer).__name__}")
             code = response.status
-        except (OSError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            # A connection that breaks off, or half an answer: what a server says that is being restarted.
             raise ApiError(0, type(error).__name__, str(error)) from error
         finally:
             metrics.API_CALLS.labels(method, _resource(path), str(code)).inc()
             metrics.API_SECONDS.labels(method).observe(time.monotonic() - began)
         if not 200 <= code <= 299:
             raise _error(code, data)
-        answer: JsonObject = json.loads(data) if data else {}
         return answer
 
     async def get(self, path: str, query: tuple[tuple[str, str], ...] = ()) -> JsonObject:
@@ -117,7 +126,7 @@ class Api:
         return await self.request("PUT", path, body, query=(("fieldManager", FIELD_MANAGER),))
 
     async def apply(self, path: str, body: JsonObject) -> JsonObject:
-        """Server-side apply as this operator, taking over fields that others hold."""
+        """Server-side apply as this operator, taking over fields that others hold: only for Events, which are ours."""
         query = (("fieldManager", FIELD_MANAGER), ("force", "true"))
         return await self.request("PATCH", path, body, query=query, content_type=APPLY_PATCH)
 

@@ -11,6 +11,7 @@ from trireme.resources.status import JobStatus
 from trireme_operator import build, metrics
 from trireme_operator.apply.api import Api, ApiError, JsonObject, path_of
 from trireme_operator.apply.events import EventRecorder
+from trireme_operator.build.names import controlled_by
 from trireme_operator.decide import (
     Action,
     CreatePod,
@@ -21,6 +22,7 @@ from trireme_operator.decide import (
     JobEvent,
     Kind,
     Observed,
+    Obstacle,
     PutTarget,
     refuse,
     situation,
@@ -35,6 +37,19 @@ class NotLeading(Exception):
 
 class Stale(Exception):
     """What a decision was based on is no longer so; look again."""
+
+
+NAME_TAKEN = "NameTaken"
+
+
+class NameTaken(ApiError):
+    """An object of another owner has a name that the job needs."""
+
+    def __init__(self, what: str, name: str, found: JsonObject, names: build.Names) -> None:
+        owners = found["metadata"].get("ownerReferences") or []
+        self.leaving = any((o.get("kind"), o.get("name")) == (names.kind, names.job) for o in owners)
+        whose = "an earlier job of this name" if self.leaving else "another owner"
+        super().__init__(409, NAME_TAKEN, f"{what} {name} exists and belongs to {whose}; waiting until it is gone")
 
 
 class Agents(Protocol):
@@ -56,6 +71,7 @@ class Executor:
         leading: Callable[[], bool],
         on_job: Callable[[JsonObject], None],
         on_pod: Callable[[str, JsonObject], None],
+        obstacles: dict[str, Obstacle],
     ) -> None:
         self._api = api
         self._agents = agents
@@ -64,6 +80,7 @@ class Executor:
         self._leading = leading
         self._on_job = on_job
         self._on_pod = on_pod
+        self._obstacles = obstacles  # by job UID; for the conditions of later passes
 
     async def execute(self, observed: Observed, raw: JsonObject, kind: Kind, decision: Decision) -> None:
         """Write the status, or do the actions. Raises NotLeading, Stale or ApiError."""
@@ -118,7 +135,14 @@ class Executor:
             if isinstance(action, PutTarget):
                 continue
             self._check()
-            await self._one(observed, kind, action)
+            try:
+                await self._one(observed, kind, action)
+            except ApiError as error:
+                if isinstance(action, EnsureObjects | CreatePod):
+                    await self._note_obstacle(observed, action, error)
+                raise
+        if any(isinstance(action, CreatePod) for action in actions):
+            self._obstacles.pop(observed.job.uid, None)
         for action in actions:
             metrics.ACTIONS.labels(type(action).__name__).inc()
 
@@ -153,34 +177,60 @@ class Executor:
         job = observed.job
         return build.Names(kind=job.kind, namespace=job.namespace, job=job.name, uid=job.uid)
 
+    async def _note_obstacle(self, observed: Observed, action: EnsureObjects | CreatePod, error: ApiError) -> None:
+        """Have the next pass's conditions tell why nothing is created; an outage of the API server is no reason."""
+        if error.status == 0:
+            return
+        reason = NAME_TAKEN if isinstance(error, NameTaken) else "PodNotCreated"
+        name = self._names(observed).pod(action.slot) if isinstance(action, CreatePod) else "the pods' objects"
+        self._obstacles[observed.job.uid] = Obstacle(reason, f"{name}: {error.message}")
+        if not (isinstance(error, NameTaken) and error.leaving):
+            await self._events.record(observed.job, JobEvent("Warning", reason, f"{name}: {error.message}"))
+
     async def _ensure_objects(self, observed: Observed, kind: Kind, _: EnsureObjects) -> None:
         s, names = situation(observed, kind), self._names(observed)
         assert s is not None
-        namespace = names.namespace
-        await asyncio.gather(
-            self._api.apply(path_of("", "v1", "services", namespace, names.service), build.service(names)),
-            self._api.apply(
-                path_of("", "v1", "configmaps", namespace, names.config_map),
-                build.config_map(names, s.spec, s.resolved),
-            ),
-            self._api.apply(
-                path_of("", "v1", "secrets", namespace, names.secret), build.agent_secret(names, self._key)
-            ),
-        )
+        await self._ensure(names, "services", build.service(names))
+        await self._ensure(names, "configmaps", build.config_map(names, s.spec, s.resolved))
+        await self._ensure(names, "secrets", build.agent_secret(names, self._key))
+
+    async def _ensure(self, names: build.Names, plural: str, manifest: JsonObject) -> None:
+        """Create and never change: the objects are immutable, and an upgrade may render them differently."""
+        name = manifest["metadata"]["name"]
+        try:
+            await self._api.create(path_of("", "v1", plural, names.namespace), manifest)
+        except ApiError as error:
+            if not error.already_exists:
+                raise
+            if plural == "secrets":
+                return  # Secrets are not read. With a foreign token in it the agents answer 401, and no more.
+            try:
+                found = await self._api.get(path_of("", "v1", plural, names.namespace, name))
+            except ApiError as missing:
+                if missing.status == 404:
+                    raise Stale(f"{plural} {names.namespace}/{name}: {missing}") from missing
+                raise
+            if not controlled_by(found, names.uid):
+                raise NameTaken(manifest["kind"], name, found, names) from error
 
     async def _create_pod(self, observed: Observed, kind: Kind, action: CreatePod) -> None:
         s, names = situation(observed, kind), self._names(observed)
         assert s is not None
         manifest = build.pod(names, s.spec, s.resolved, action.slot, action.excluded_nodes)
+        path, name = path_of("", "v1", "pods", names.namespace), names.pod(action.slot)
         try:
-            created = await self._api.create(path_of("", "v1", "pods", names.namespace), manifest)
+            created = await self._api.create(path, manifest)
         except ApiError as error:
-            if error.status == 409 and error.reason == "AlreadyExists":
-                log.info("pod %s/%s exists already", names.namespace, names.pod(action.slot))
-                return
-            refused = JobEvent("Warning", "PodNotCreated", f"{names.pod(action.slot)}: {error.message}")
-            await self._events.record(observed.job, refused)
-            raise
+            if not error.already_exists:
+                raise
+            # By a list: the operator has no other use for the verb to get one pod.
+            found = await self._api.list_all(path, query=(("fieldSelector", f"metadata.name={name}"),))
+            if not found:
+                raise Stale(f"pod {names.namespace}/{name} is gone again") from error
+            if not controlled_by(found[0], names.uid):
+                raise NameTaken("Pod", name, found[0], names) from error
+            log.info("pod %s/%s exists already", names.namespace, name)
+            created = found[0]
         self._on_pod("ADDED", created)
 
     async def _delete_pod(self, observed: Observed, _: Kind, action: DeletePod) -> None:

@@ -13,6 +13,12 @@ AGENT_PORT = 7070
 METRICS_PORT = 9464
 
 
+def controlled_by(raw: dict[str, Any], uid: str) -> bool:
+    """Whether the object's controller is the one with this UID."""
+    owners = raw["metadata"].get("ownerReferences") or []
+    return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
+
+
 @dataclass(frozen=True)
 class Names:
     """What the objects of one job are called."""
@@ -24,7 +30,8 @@ class Names:
 
     @property
     def service(self) -> str:
-        return self.job
+        # Not the job's plain name: a Service of that name may be the user's own.
+        return f"{self.job}-{self.uid[:8]}"
 
     @property
     def config_map(self) -> str:

@@ -171,6 +171,8 @@ def _scheduled(status: JobStatus, s: Situation | None) -> Finding:
     lacking = room.shortage(s)
     if lacking is not None:
         return "False", lacking[0], lacking[1]
+    if s.observed.obstacle is not None:
+        return "False", s.observed.obstacle.reason, s.observed.obstacle.message
     pending = [s.pods[slot].unschedulable for slot in s.slots if slot in s.pods and s.pods[slot].unschedulable]
     message = f"{len(bound)} of {s.resolved.slots} pods are on nodes"
     return "False", "PodsPending", f"{message}; {pending[0]}" if pending else message

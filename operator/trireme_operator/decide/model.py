@@ -99,6 +99,14 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Obstacle:
+    """Why the API server did not create an object of the job when that was last tried."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class JobView:
     """The job itself."""
 
@@ -139,6 +147,7 @@ class Observed:
     nodes: tuple[NodeView, ...] | None = None  # None: nodes cannot be seen
     contacts: Mapping[str, Contact] = field(default_factory=dict)  # by pod UID
     claims: tuple[Claim, ...] = ()
+    obstacle: Obstacle | None = None
     policy: Policy = Policy()
 
     def pod(self, slot: int) -> PodView | None:
@@ -174,7 +183,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class EnsureObjects:
-    """Create or update the job's Service, ConfigMap and Secret."""
+    """Create the job's Service, ConfigMap and Secret where they are missing."""
 
 
 @dataclass(frozen=True)

@@ -45,12 +45,6 @@ def job_view(raw: JsonObject) -> JobView:
     )
 
 
-def controlled_by(raw: JsonObject, uid: str) -> bool:
-    """Whether the object's controller is the one with this UID."""
-    owners = raw["metadata"].get("ownerReferences") or []
-    return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
-
-
 def pod_view(raw: JsonObject) -> PodView | None:
     """A pod of a job; None when it is not one of ours."""
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}

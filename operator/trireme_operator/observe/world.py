@@ -7,13 +7,13 @@ from typing import Protocol
 
 from trireme.resources.common import TrainingJobSpec
 from trireme.resources.status import TERMINAL_STATES, GangPhase
-from trireme_operator.build.names import LABEL_NAME, LABEL_UID
-from trireme_operator.decide import Claim, Contact, JobView, Kind, Observed, PodView, Policy
+from trireme_operator.build.names import LABEL_KIND, LABEL_NAME, LABEL_UID, controlled_by
+from trireme_operator.decide import Claim, Contact, JobView, Kind, Observed, Obstacle, PodView, Policy
 from trireme_operator.decide.capacity import pod_requests
 from trireme_operator.decide.kinds import parse
 from trireme_operator.observe.cache import Cache, JsonObject
 from trireme_operator.observe.queue import JobKey
-from trireme_operator.observe.views import UnreadableStatus, controlled_by, job_view, node_views, pod_view
+from trireme_operator.observe.views import UnreadableStatus, job_view, node_views, pod_view
 
 
 class Contacts(Protocol):
@@ -35,6 +35,7 @@ class World:
         self.nodes: Cache | None = Cache()
         self.agents = agents
         self.policy = policy
+        self.obstacles: dict[str, Obstacle] = {}  # by job UID
         self._views: dict[tuple[str, str], JobView] = {}
         self._specs: dict[tuple[str, str], TrainingJobSpec | None] = {}
 
@@ -102,6 +103,7 @@ class World:
             nodes=nodes,
             contacts=self.agents.contacts,
             claims=self._claims(job.uid) if waits and nodes is not None else (),
+            obstacle=self.obstacles.get(job.uid),
             policy=self.policy,
         )
 
@@ -146,16 +148,11 @@ class World:
         )
 
     def job_of_pod(self, raw: JsonObject) -> JobKey | None:
-        """The job that a pod belongs to."""
+        """The job that a pod matters to: also one that waits until its predecessor's pod leaves the name."""
         labels = raw["metadata"].get("labels") or {}
-        if LABEL_UID not in labels:
-            return None
-        namespace = raw["metadata"].get("namespace", "")
-        for kind, cache in self.jobs.items():
-            job = cache.get(namespace, labels.get(LABEL_NAME, ""))
-            if job is not None and job["metadata"]["uid"] == labels[LABEL_UID]:
-                return JobKey(kind, namespace, job["metadata"]["name"])
-        return None
+        namespace, name = raw["metadata"].get("namespace", ""), labels.get(LABEL_NAME, "")
+        kinds = [kind for kind in self.jobs if kind == labels.get(LABEL_KIND, kind)]
+        return next((JobKey(k, namespace, name) for k in kinds if self.jobs[k].get(namespace, name)), None)
 
     def on_node(self, name: str) -> list[JobKey]:
         """Jobs with a pod on a node."""

@@ -284,8 +284,15 @@ class FakeApi:
 
     async def create(self, path: str, body: JsonObject, *, dry_run: bool = False) -> JsonObject:
         self._count()
-        assert path == POD_PATH
+        if path != POD_PATH:
+            return body
         return body if dry_run else self.cluster.create_pod(body)
+
+    async def list_all(self, path: str, query: tuple[tuple[str, str], ...] = ()) -> list[JsonObject]:
+        self._count()
+        ((_, selector),) = query
+        found = self.cluster.pods.get(selector.removeprefix("metadata.name="))
+        return [] if found is None else [found]
 
     async def apply(self, path: str, body: JsonObject) -> JsonObject:
         self._count()

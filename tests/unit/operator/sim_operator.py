@@ -71,6 +71,7 @@ class Operator:
             lambda: self.leading,
             self._saw_job,
             self.world.pods.handle,
+            self.world.obstacles,
         )
         self.relist()
 

@@ -14,7 +14,7 @@ from trireme_operator.apply.api import ApiError
 
 
 class Refusing(FakeApi):
-    """An API server that answers one error to every creation."""
+    """An API server that answers one error to every creation of a pod."""
 
     def __init__(self, cluster: Cluster, error: ApiError) -> None:
         super().__init__(cluster)
@@ -22,7 +22,9 @@ class Refusing(FakeApi):
         self.events: list[dict[str, Any]] = []
 
     async def create(self, path: str, body: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
-        raise self.error
+        if body["kind"] == "Pod":
+            raise self.error
+        return body
 
     async def apply(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         if body["kind"] == "Event":
@@ -98,3 +100,88 @@ def test_inputs_that_fail_the_job_are_named_by_inputs_ready_too() -> None:
         condition = status_of(operator).condition(kind)
         assert condition is not None
         assert (condition.status, condition.reason, condition.message) == (value, "DataEmpty", "s3://b/x: no document")
+
+
+class Occupied(FakeApi):
+    """An API server on which somebody else has the names of some of a job's objects."""
+
+    def __init__(self, cluster: Cluster, *taken: str) -> None:
+        super().__init__(cluster)
+        self.taken = set(taken)
+        self.written: list[tuple[str, str]] = []
+        self.events: list[str] = []
+
+    async def create(self, path: str, body: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+        self.written.append((body["kind"], body["metadata"]["name"]))
+        if not dry_run and body["kind"] in self.taken:
+            raise ApiError(409, "AlreadyExists", f"{body['metadata']['name']} already exists")
+        return await super().create(path, body, dry_run=dry_run)
+
+    async def get(self, path: str) -> dict[str, Any]:
+        assert "secrets" not in path
+        name = path.rsplit("/", 1)[1]
+        return {"metadata": {"name": name}} if name != "j" else await super().get(path)
+
+    async def list_all(self, path: str, query: Any = ()) -> list[dict[str, Any]]:
+        return [{"metadata": {"name": "j-0", "uid": "foreign"}}]
+
+    async def apply(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        assert body["kind"] == "Event", "only events are applied"
+        self.events.append(body["reason"])
+        return body
+
+
+def over(api: Occupied) -> Operator:
+    operator = Operator(api.cluster, random.Random(0))
+    for part in (operator.executor, operator.executor._events):
+        part._api = api  # type: ignore[assignment]
+    return operator
+
+
+@pytest.mark.parametrize("taken", ["Service", "ConfigMap", "Pod"])
+def test_a_name_that_another_owner_has_is_left_alone_and_said_until_it_is_free(taken: str) -> None:
+    api = Occupied(cluster_with_a_job(), taken)
+    operator = over(api)
+    with pytest.raises(ApiError, match="another owner"):
+        operator.reconcile(passes=10)
+    operator.reconcile(passes=1)
+    scheduled = status_of(operator).condition(ConditionType.SCHEDULED)
+    assert scheduled is not None
+    assert (scheduled.status, scheduled.reason) == ("False", "NameTaken")
+    assert taken in scheduled.message
+    assert "NameTaken" in api.events
+    api.taken.clear()
+    operator.reconcile(passes=10)
+    operator.deliver()
+    operator.reconcile(passes=10)
+    scheduled = status_of(operator).condition(ConditionType.SCHEDULED)
+    assert scheduled is not None
+    assert scheduled.reason == "PodsPending"
+
+
+def test_a_predecessors_pod_that_is_leaving_is_waited_for_without_a_warning() -> None:
+    api = Occupied(cluster_with_a_job(), "Pod")
+    owner = {"kind": "PretrainJob", "name": "j", "uid": "job-0", "controller": True}
+    leaving = {"metadata": {"name": "j-0", "uid": "old", "ownerReferences": [owner]}}
+
+    async def listed(path: str, query: Any = ()) -> list[dict[str, Any]]:
+        return [leaving]
+
+    api.list_all = listed  # type: ignore[method-assign]
+    operator = over(api)
+    with pytest.raises(ApiError, match="an earlier job of this name"):
+        operator.reconcile(passes=10)
+    assert "NameTaken" not in api.events
+
+
+def test_objects_that_exist_already_are_not_written_again() -> None:
+    api = Occupied(cluster_with_a_job(), "Service", "ConfigMap", "Secret")
+    owner = {"kind": "PretrainJob", "name": "j", "uid": "job-1", "controller": True}
+
+    async def ours(path: str) -> dict[str, Any]:
+        name = path.rsplit("/", 1)[1]
+        return {"metadata": {"name": name, "ownerReferences": [owner]}} if name != "j" else api.cluster.get_job()
+
+    api.get = ours  # type: ignore[method-assign]
+    over(api).reconcile(passes=10)
+    assert sorted(api.cluster.pods) == ["j-0", "j-1"]

@@ -1,0 +1,25 @@
+"""The operator's settings."""
+
+from pathlib import Path
+
+import pytest
+
+from trireme_operator.config import OperatorConfig
+
+
+def parsed(key: Path, **environ: str) -> OperatorConfig:
+    return OperatorConfig.parse(["--key-file", str(key)], environ=environ)
+
+
+def test_outside_a_cluster_a_key_is_made_once(tmp_path: Path) -> None:
+    key = parsed(tmp_path / "new" / "key").read_key()
+    assert len(key) >= 32
+    assert parsed(tmp_path / "new" / "key").read_key() == key
+    assert (tmp_path / "new" / "key").stat().st_mode & 0o077 == 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["key"]
+
+
+def test_in_a_cluster_no_replica_makes_a_key_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="mount the Secret"):
+        parsed(tmp_path / "key", KUBERNETES_SERVICE_HOST="10.0.0.1").read_key()
+    assert not (tmp_path / "key").exists()
