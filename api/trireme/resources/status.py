@@ -272,7 +272,7 @@ class RestartsStatus(StatusModel):
     last_exception: str | None = Field(
         default=None,
         max_length=4096,
-        description="Exception and step of the last application fault; twice the same ends the job.",
+        description="Exception and step that ended the last attempt; the same in the next one ends the job.",
     )
 
 

@@ -60,6 +60,8 @@ def raise_attempt(
         not_before=to_time(s.now + backoff_seconds) if backoff_seconds > 0 else None,
         node_records=gang.node_records if node_records is None else list(node_records),
     )
+    if cause == Cause.RESUMED:  # whoever suspended the job may have mended what it failed of
+        status = status.model_copy(update={"restarts": status.restarts.model_copy(update={"last_exception": None})})
     text = f"attempt {gang.attempt + 1} raised: {cause.value}: {message}"
     event = JobEvent("Normal" if cause in (Cause.RESUMED, Cause.PREEMPTION) else "Warning", "AttemptRaised", text)
     events = [event]
@@ -199,9 +201,7 @@ def charge(s: Situation, fault: Fault) -> RestartsStatus:
         "history": [*restarts.history, record][-HISTORY:],
         "fruitless": 0 if advanced else restarts.fruitless + 1,
     }
-    signature = _signature(s, fault)
-    if signature is not None:
-        update["last_exception"] = signature
+    update["last_exception"] = _signature(s, fault)  # of this attempt alone: one that ended otherwise comes between
     if fault.budget is not None:
         name = _COUNTERS[fault.budget]
         update[name] = getattr(restarts, name) + 1

@@ -1,5 +1,6 @@
 """What the operator does about each kind of fault, told in the simulated cluster."""
 
+from gang_machine import SPEC
 from sim_agents import TOTAL_STEPS
 from sim_scenario import Story
 
@@ -198,6 +199,17 @@ def test_a_failed_disk_is_charged_to_infrastructure_and_blames_its_node() -> Non
     assert story.causes() == {"LocalDiskFailed": 1}
     assert (story.status.restarts.infrastructure, story.status.restarts.application) == (1, 0)
     assert [(r.node, r.failures) for r in story.status.gang.node_records] == [(node, 1)]
+
+
+def test_the_same_exception_counts_as_the_same_only_in_attempts_that_follow_each_other() -> None:
+    story = Story(faultTolerance={**SPEC["faultTolerance"], "budgets": {"application": 9}})
+    for attempt, kind in enumerate((FailureKind.EXCEPTION, FailureKind.KILLED, FailureKind.EXCEPTION), start=1):
+        story.until_running(attempt)
+        story.until(lambda: story.agent(1).ranks_of)
+        story.agent(1).fail(kind, "ConnectionError", "no route", step=0)
+        story.run(3)
+    story.until_running(4)
+    assert story.causes() == {"Exception": 2, "RankKilled": 1}
 
 
 def test_a_nan_loss_ends_the_job_at_once() -> None:
