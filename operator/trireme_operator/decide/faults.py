@@ -266,6 +266,18 @@ def _hang(s: Situation, slot: int) -> Fault | None:
     return None
 
 
+def gang_wide(s: Situation) -> bool:
+    """Whether ranks of more than one slot stand still, so that a hang says nothing about the node of the first."""
+    limit = 0.5 * s.timeouts.step_timeout_seconds
+    still = [
+        report
+        for report in s.current_reports()
+        if (report.failure is not None and report.failure.kind == FailureKind.HANG)
+        or any(rank.alive and rank.seconds_since_heartbeat > limit for rank in report.ranks)
+    ]
+    return len(still) > 1
+
+
 def hang_limit_seconds(progress: ProgressStatus | None, configured: float) -> float:
     """Silence after which a rank hangs: the agent's own limit and a margin, never under ten of the job's steps."""
     learned = 10.0 * (progress.step_seconds or 0.0) if progress else 0.0

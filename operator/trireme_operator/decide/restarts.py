@@ -15,7 +15,7 @@ from trireme.resources.status import (
     RestartRecord,
     RestartsStatus,
 )
-from trireme_operator.decide import conditions, exclusion, timekeeping
+from trireme_operator.decide import conditions, exclusion, faults, timekeeping
 from trireme_operator.decide.faults import Budget, Cause, Fault
 from trireme_operator.decide.model import JobEvent, to_time
 from trireme_operator.decide.situation import Situation
@@ -217,7 +217,6 @@ def backoff_seconds(fruitless: int, fault: Fault) -> float:
 
 _NODE_CAUSES = frozenset(
     {
-        Cause.OOM_KILLED,
         Cause.KILLED,
         Cause.HANG,
         Cause.DEVICE,
@@ -233,7 +232,7 @@ _NODE_CAUSES = frozenset(
 def blame(s: Situation, fault: Fault) -> list[NodeRecord]:
     """Node records with this fault; a node with too many of them is excluded from the job."""
     records = s.gang.node_records
-    if fault.node is None or fault.cause not in _NODE_CAUSES:
+    if fault.node is None or fault.cause not in _NODE_CAUSES or (fault.cause == Cause.HANG and faults.gang_wide(s)):
         return records
     reason = f"{fault.cause.value}: {fault.message}"
     exclude = fault.cause == Cause.NOT_STARTED  # it would have the next pod wait as long

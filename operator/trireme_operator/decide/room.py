@@ -116,7 +116,8 @@ def shortage(s: Situation) -> tuple[str, str] | None:
         return None
     replacing = s.gang.attempt > 1 and len(lacking) < s.resolved.slots
     reason = "NoReplacementNode" if replacing or s.status.restarts.total > 0 else "InsufficientCapacity"
-    return reason, room.message()
+    avoided = f"; kept off {', '.join(s.excluded_nodes)} because of faults there" if s.excluded_nodes else ""
+    return reason, room.message() + avoided
 
 
 def _ahead(s: Situation) -> list[Claim]:

@@ -1,9 +1,17 @@
 """Pods that do not go, pods that never come up, and the nodes to blame for it."""
 
+from gang_machine import NODES, SPEC
 from sim_cluster import Node
 from sim_scenario import Story
 
+from trireme.protocol import FailureKind
+from trireme.resources import kind_named
 from trireme.resources.status import ConditionType, JobState
+from trireme_operator.decide import Policy
+from trireme_operator.decide.exclusion import excluded, noted
+
+POLICY = Policy()
+SPEC_OBJECT = kind_named("PretrainJob").parse(SPEC)
 
 
 def test_a_pod_whose_kubelet_died_is_removed_by_force_once_its_agent_holds_still() -> None:
@@ -69,3 +77,68 @@ def test_an_image_that_no_pod_can_pull_blames_no_node() -> None:
     story.run(90)
     assert story.status.restarts.total == 0
     assert story.condition(ConditionType.INPUTS_READY).reason == "ImagePullFailed"
+
+
+def _killed_on_one_node(story: Story, times: int) -> str:
+    for attempt in range(1, times + 1):
+        story.until_running(attempt)
+        story.until(lambda: story.agent(1).ranks_of)
+        story.run(3)
+        node = story.agent(1).node
+        story.agent(1).fail(FailureKind.KILLED)
+        story.run(2)
+    return node
+
+
+def test_a_bad_node_is_used_again_where_the_gang_does_not_fit_without_it() -> None:
+    story = Story(nodes=("n1", "n2"))
+    node = _killed_on_one_node(story, 3)
+    story.until_running(4)
+    assert story.agent(1).node == node
+    assert [r.node for r in story.status.gang.node_records if r.excluded] == [node]
+
+
+def test_faults_of_more_than_an_hour_ago_do_not_exclude_a_node() -> None:
+    records = noted([], "n1", "Killed", 1000.0, POLICY)
+    records = noted(records, "n1", "Killed", 2000.0, POLICY)
+    late = noted(records, "n1", "Killed", 2000.0 + POLICY.exclusion_seconds, POLICY)
+    assert (late[0].failures, late[0].excluded) == (1, False)
+    soon = noted(records, "n1", "Killed", 3000.0, POLICY)
+    assert soon[0].excluded
+    assert excluded(soon, None, SPEC_OBJECT, {}, 2, 3001.0, POLICY) == ("n1",)
+    assert excluded(soon, None, SPEC_OBJECT, {}, 2, 3000.0 + POLICY.exclusion_seconds, POLICY) == ()
+
+
+def test_a_job_that_lacks_room_names_the_nodes_that_it_is_kept_off() -> None:
+    story = Story()
+    _killed_on_one_node(story, 2)
+    node, kept = story.agent(1).node, story.agent(0).node
+    container = {"name": "c", "resources": {"requests": {"cpu": "4"}}}
+    for name in set(NODES) - {node, kept}:
+        pod = {
+            "kind": "Pod",
+            "metadata": {"name": "x", "namespace": "default", "uid": "x", "resourceVersion": story.cluster.bump()},
+            "spec": {"nodeName": name, "containers": [container]},
+        }
+        story.cluster.announce("ADDED", pod)
+    story.until_running(3)
+    story.until(lambda: story.agent(1).ranks_of)
+    story.agent(1).fail(FailureKind.KILLED)
+    story.until(lambda: f"kept off {node}" in story.condition(ConditionType.SCHEDULED).message)
+
+
+def test_a_job_that_runs_out_of_memory_blames_no_node() -> None:
+    story = Story()
+    story.until_step(5)
+    story.agent(1).fail(FailureKind.OOM_KILLED)
+    story.until_running(2)
+    assert story.status.gang.node_records == []
+
+
+def test_a_hang_of_the_whole_gang_blames_no_node() -> None:
+    story = Story()
+    story.until_step(5)
+    story.agent(0).hung = story.agent(1).hung = True
+    story.until_running(2)
+    assert story.causes() == {"Hang": 1}
+    assert story.status.gang.node_records == []
