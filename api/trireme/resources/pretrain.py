@@ -99,7 +99,8 @@ class Tokenizer(Strict):
         min_length=2,
         max_length=1024,
         pattern=r"^(s3://[a-z0-9]|file:///|/).*$",
-        description="Folder with a Hugging Face tokenizer (tokenizer.json). Left out: byte-level BPE is trained.",
+        description="Folder with a Hugging Face tokenizer (tokenizer.json). Left out: that of model.startFrom, or "
+        "without one byte-level BPE is trained.",
     )
     vocab_size: int | None = Field(
         default=None,

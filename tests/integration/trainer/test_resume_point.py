@@ -283,6 +283,33 @@ def test_a_job_created_again_with_other_training_settings_is_refused(
     assert said in problem.message
 
 
+@pytest.mark.parametrize("begin", ["model/a1", "a1/step-30"])
+def test_weights_to_start_from_bring_their_tokenizer(trained: Trained, begin: str) -> None:
+    root = trained.step(30).parents[1]
+    uri = f"s3://{BUCKET}/{(root / begin).relative_to(trained.server.bucket)}"
+    stdlib = str(Path(json.__file__).parent.parent)
+    other = {"data__sources": [{"uri": stdlib, "include": ["csv.py"]}], "data__validation": None}
+    spec = make_spec(model__startFrom=uri, **other)
+    proposal = trained.propose(make_job(trained.server, spec, name=begin[0] * 3), attempt=1).proposal
+    assert proposal is not None
+    prepared = trained.server.bucket / proposal.dataset.uri.removeprefix(f"s3://{BUCKET}/")
+    original = root / "data" / trained.dataset.digest.removeprefix("sha256:")
+    assert (prepared / "tokenizer" / "tokenizer.json").read_bytes() == (
+        original / "tokenizer" / "tokenizer.json"
+    ).read_bytes()
+
+
+def test_weights_to_start_from_without_a_tokenizer_are_refused(trained: Trained) -> None:
+    bare = trained.server.bucket / "bare"
+    bare.mkdir()
+    shutil.copy(trained.step(10).parents[1] / "model" / "a1" / "config.json", bare)
+    spec = make_spec(model__startFrom=f"s3://{BUCKET}/bare")
+    problem = trained.propose(make_job(trained.server, spec, name="fresh"), attempt=1).problem
+    assert problem is not None
+    assert (problem.reason, problem.retryable) == ("TokenizerUnusable", False)
+    assert "spec.data.tokenizer.uri" in problem.message
+
+
 @pytest.mark.parametrize(
     ("changes", "reason", "retryable"),
     [

@@ -6,10 +6,12 @@ python -m trireme_trainer.pretrain.prepare --job-file F --target-file F --scratc
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,9 +23,10 @@ from trireme_trainer.agent.preparation import PreparationResult
 from trireme_trainer.checkpoint.fetch import Corrupt, NodeCache, read_manifest
 from trireme_trainer.checkpoint.proposal import Expected, ResumeFinder, ResumeProblem
 from trireme_trainer.checkpoint.store import ObjectNotFound, ObjectStore, StoreError
-from trireme_trainer.data.dataset import INDEX_NAME
-from trireme_trainer.data.errors import DataError
-from trireme_trainer.data.prepare import Preparation, store_dataset
+from trireme_trainer.data.dataset import INDEX_NAME, TOKENIZER_DIRECTORY
+from trireme_trainer.data.errors import DataError, TokenizerUnusable
+from trireme_trainer.data.prepare import DataConfig, Preparation, store_dataset
+from trireme_trainer.data.tokenizer import TOKENIZER_FILE
 from trireme_trainer.engines.interface import CheckpointFormatError
 from trireme_trainer.engines.shapes import check_hugging_face
 from trireme_trainer.pretrain.config import PretrainConfig
@@ -104,12 +107,35 @@ class Inputs:
         except CheckpointFormatError as error:
             raise ResumeProblem("CheckpointOfAnotherModel", str(error)) from error
 
+    def _data(self) -> DataConfig:
+        """What to prepare; weights to start from bring their tokenizer: another would give their rows other words."""
+        data, uri = self._config.data, self._config.spec.model.start_from
+        if uri is None or data.tokenizer_uri is not None:
+            return data
+        store, prefix = ObjectStore(self._config.job.store, uri=uri), parse_s3_uri(uri)[1]
+        if not store.exists(f"{prefix}/{TOKENIZER_FILE}"):
+            prefix = self._tokenizer_of_checkpoint(store, uri, prefix)
+        return replace(data, tokenizer_uri=f"s3://{store.bucket}/{prefix}")
+
+    def _tokenizer_of_checkpoint(self, store: ObjectStore, uri: str, prefix: str) -> str:
+        """Where the tokenizer of a checkpoint lies: with its job's data. Raises TokenizerUnusable."""
+        with contextlib.suppress(Corrupt):
+            trained_on = read_manifest(store, f"{prefix}/{MANIFEST_NAME}").dataset_digest.removeprefix("sha256:")
+            job = prefix.rsplit("/", 2)[0]  # of <job>/a<attempt>/step-<n>
+            folder = f"{job}/data/{trained_on}/{TOKENIZER_DIRECTORY}"
+            if store.exists(f"{folder}/{TOKENIZER_FILE}"):
+                return folder
+        raise TokenizerUnusable(
+            f"spec.model.startFrom: no {TOKENIZER_FILE} beside the weights of {uri}; "
+            "name the folder of their tokenizer in spec.data.tokenizer.uri"
+        )
+
     def _dataset(self) -> DatasetRef:
         recorded = self._target.dataset
         if recorded is not None and self._store.exists(parse_s3_uri(recorded.uri)[1] + "/" + INDEX_NAME):
             return recorded
         directory = self._scratch / "preparation" / "dataset"
-        index = Preparation(self._config.data, self._config.job.store, directory).run()
+        index = Preparation(self._data(), self._config.job.store, directory).run()
         dataset = store_dataset(self._store, self._keys, directory, index)
         if recorded is not None and recorded.digest != dataset.digest:
             raise ResumeProblem(
