@@ -1,5 +1,6 @@
 """What a kind of resource is to the rest of the code. Operator, trainer and CLI ask here and never which kind it is."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -79,6 +80,23 @@ class KindInfo(Generic[SpecT]):
             more = error.error_count() - 1
             message = first["msg"].removeprefix("Value error, ")
             raise SpecError(field, message + (f" (and {more} more)" if more else "")) from error
+
+    def parse_stored(self, spec: Mapping[str, Any]) -> SpecT:
+        """A spec that was accepted once, perhaps by a newer version: unknown fields are ignored. Raises SpecError."""
+        try:
+            return self.spec_model.model_validate(spec)
+        except ValidationError as error:
+            unknown = [e["loc"] for e in error.errors(include_url=False) if e["type"] == "extra_forbidden"]
+        known = copy.deepcopy(dict(spec))
+        for *path, last in unknown:
+            inner: Any = known
+            try:
+                for part in path:
+                    inner = inner[part]
+                del inner[last]
+            except (KeyError, IndexError, TypeError):  # not a path in the spec: what is wrong is said below
+                continue
+        return self.parse(known)
 
     def plan(self, spec: SpecT) -> Plan:
         """The layout of a job. Raises trireme.planning.PlanError."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from trireme.protocol import PROTOCOL_VERSION
 from trireme.resources.status import ConditionType, GangPhase, JobStatus, Resolved
 from trireme_operator.decide import acting, conditions, gang, progress, timekeeping
-from trireme_operator.decide.kinds import Admitted, Kind, Refused, admit, parse
+from trireme_operator.decide.kinds import Admitted, Kind, Refused, UnreadableSpec, admit, parse
 from trireme_operator.decide.model import Decision, JobEvent, Observed, seconds_since, to_time
 from trireme_operator.decide.situation import Situation
 
@@ -15,6 +15,7 @@ def decide(observed: Observed, kind: Kind) -> Decision:
 
     Answers either a status to write (with the events that it means) or actions that the stored status covers,
     never both: a stage begins with its record in status, and actions for it follow when that write was seen.
+    Raises UnreadableSpec.
     """
     if observed.job.deleting:
         return Decision()
@@ -41,7 +42,7 @@ def decide(observed: Observed, kind: Kind) -> Decision:
 
 
 def situation(observed: Observed, kind: Kind) -> Situation | None:
-    """The working view of an accepted job; None when its status was never resolved."""
+    """The working view of an accepted job; None when its status was never resolved. Raises UnreadableSpec."""
     resolved = observed.job.status.resolved
     if resolved is None:
         return None
@@ -49,7 +50,9 @@ def situation(observed: Observed, kind: Kind) -> Situation | None:
     frozen = parse(kind, resolved.spec)
     spec = live or frozen
     if spec is None:
-        return None
+        raise UnreadableSpec(
+            "spec and status.resolved.spec are both not valid: was the operator replaced by an older one?"
+        )
     if frozen is not None and live is not None:
         # An upgrade may bring new defaults: what is not mutable stays as it was resolved.
         spec = frozen.model_copy(

@@ -11,6 +11,10 @@ from trireme.resources.common import MAX_JOB_NAME_LENGTH, TrainingJobSpec
 Kind = KindInfo[Any]
 
 
+class UnreadableSpec(ValueError):
+    """An accepted job's spec and what was resolved of it are both not valid for this version."""
+
+
 @dataclass(frozen=True)
 class Admitted:
     """A spec that is valid and fits."""
@@ -44,9 +48,9 @@ def admit(kind: Kind, name: str, raw: Mapping[str, Any]) -> Admitted | Refused:
 
 
 def parse(kind: Kind, raw: Mapping[str, Any]) -> TrainingJobSpec | None:
-    """A raw spec as its model, or None when it is not valid."""
+    """A stored spec as its model, without fields that a newer version brought, or None when it is not valid."""
     try:
-        spec: TrainingJobSpec = kind.parse(raw)
+        spec: TrainingJobSpec = kind.parse_stored(raw)
     except SpecError:
         return None
     return spec

@@ -7,10 +7,12 @@ import pytest
 from gang_machine import NODES, SPEC
 from sim_cluster import Cluster, FakeApi, Node
 from sim_operator import Operator
+from sim_scenario import Story
 
 from trireme.protocol import InputsProblem
 from trireme.resources.status import ConditionType, JobState, JobStatus
 from trireme_operator.apply.api import ApiError
+from trireme_operator.decide.kinds import UnreadableSpec
 
 
 class Refusing(FakeApi):
@@ -85,6 +87,30 @@ def test_a_pod_that_is_refused_for_now_leaves_the_job_accepted_and_says_why() ->
     assert accepted is not None
     assert accepted.status == "True"
     assert ("PodNotCreated", "j-0: exceeded quota: pods=0") in [(e["reason"], e["message"]) for e in api.events]
+
+
+def test_a_job_that_a_newer_operator_accepted_goes_on() -> None:
+    story = Story()
+    story.until_step(5)
+    job = story.cluster.job
+    resolved = job["status"]["resolved"]
+    spec = {**resolved["spec"], "later": 1, "training": {**resolved["spec"]["training"], "later": {"x": 1}}}
+    status = {**job["status"], "resolved": {**resolved, "spec": spec}}
+    story.cluster.job = {**job, "status": status}
+    story.cluster.edit_job(later=1)
+    story.until_ended()
+    assert story.status.state == JobState.SUCCEEDED
+
+
+def test_a_stored_spec_that_nobody_can_read_is_an_error_and_not_silence() -> None:
+    story = Story()
+    story.until_step(5)
+    job = story.cluster.job
+    resolved = {**job["status"]["resolved"], "spec": {"model": "?"}}
+    story.cluster.job = {**job, "status": {**job["status"], "resolved": resolved}}
+    story.cluster.edit_job(model="?")
+    with pytest.raises(UnreadableSpec, match="both not valid"):
+        story.run(2)
 
 
 def test_inputs_that_fail_the_job_are_named_by_inputs_ready_too() -> None:
