@@ -8,8 +8,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from pydantic.alias_generators import to_camel
 
 QUANTITY_PATTERN = r"^([0-9]+|[0-9]+\.[0-9]+)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][0-9]{1,2})?$"
+_ANY_QUANTITY = re.compile(
+    r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]{1,3})?"
+)
+"""The grammar of k8s.io/apimachinery/pkg/api/resource, which is wider than what the specs here accept."""
 _SUFFIXES = {
     "": Decimal(1),
+    "n": Decimal("0.000000001"),
+    "u": Decimal("0.000001"),
     "m": Decimal("0.001"),
     "k": Decimal(10) ** 3,
     "M": Decimal(10) ** 6,
@@ -49,14 +55,20 @@ class Passthrough(BaseModel):
 
 
 def parse_quantity(text: str) -> Decimal:
-    """The number that a Kubernetes quantity such as '16Gi' or '500m' stands for. Raises ValueError."""
+    """The number that a quantity of our specs such as '16Gi' or '500m' stands for. Raises ValueError."""
     if not re.fullmatch(QUANTITY_PATTERN, text):
         raise ValueError(f"not a Kubernetes quantity: {text!r}")
-    match = re.fullmatch(r"([0-9.]+)(.*)", text)
-    assert match is not None
-    number, suffix = match.groups()
-    if suffix[:1] in {"e", "E"} and suffix[1:].isdigit():
-        return Decimal(number) * Decimal(10) ** int(suffix[1:])
+    return read_quantity(text)
+
+
+def read_quantity(text: str) -> Decimal:
+    """The number that any quantity that the API server stores stands for, also '100e-3' or '5n'. Raises ValueError."""
+    match = _ANY_QUANTITY.fullmatch(text)
+    if match is None:
+        raise ValueError(f"not a Kubernetes quantity: {text!r}")
+    number, suffix = match[1], match[2] or ""
+    if suffix[:1] in {"e", "E"} and suffix not in _SUFFIXES:
+        return Decimal(number).scaleb(int(suffix[1:]))
     return Decimal(number) * _SUFFIXES[suffix]
 
 

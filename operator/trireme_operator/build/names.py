@@ -9,6 +9,7 @@ LABEL_NAME = f"{GROUP}/job-name"
 LABEL_UID = f"{GROUP}/job-uid"
 LABEL_KIND = f"{GROUP}/job-kind"
 LABEL_SLOT = f"{GROUP}/slot"
+CONTAINER = "trainer"
 AGENT_PORT = 7070
 METRICS_PORT = 9464
 

@@ -6,10 +6,9 @@ from typing import Any
 
 from trireme.resources.common import TrainingJobSpec
 from trireme.resources.status import Resolved
-from trireme_operator.build.names import AGENT_PORT, LABEL_SLOT, METRICS_PORT, Names
+from trireme_operator.build.names import AGENT_PORT, CONTAINER, LABEL_SLOT, METRICS_PORT, Names
 from trireme_operator.decide.capacity import pod_resources
 
-CONTAINER = "trainer"
 CA_PATH = "/etc/trireme-ca"
 HOSTNAME_LABEL = "kubernetes.io/hostname"
 USER_ID = 1000
@@ -141,6 +140,8 @@ def _pod_security(given: dict[str, Any] | None) -> dict[str, Any]:
         "runAsUser": USER_ID,
         "runAsGroup": USER_ID,
         "fsGroup": USER_ID,
+        # Not file by file at every start: a volume of data may hold millions.
+        "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
     }
     return {**base, **(given or {})}

@@ -1,18 +1,24 @@
 """From raw objects of the API to what decide() sees."""
 
+import logging
 from collections.abc import Iterable
 from datetime import datetime
+from math import ceil
 from typing import Any
 
 from pydantic import ValidationError
 
-from trireme.resources.base import parse_quantity
+from trireme.resources.base import read_quantity
 from trireme.resources.status import JobStatus
-from trireme_operator.build.names import LABEL_SLOT
+from trireme_operator.build.names import CONTAINER, LABEL_SLOT
 from trireme_operator.decide import JobView, NodeView, PodView
 from trireme_operator.decide.model import Quantities
 
+log = logging.getLogger(__name__)
+
 JsonObject = dict[str, Any]
+
+STARTING = ("", "PodInitializing", "ContainerCreating")
 
 
 class UnreadableStatus(ValueError):
@@ -52,9 +58,13 @@ def pod_view(raw: JsonObject) -> PodView | None:
     if not slot.isdigit():
         return None
     conditions = {c["type"]: c for c in status.get("conditions") or []}
-    container: JsonObject = next(iter(status.get("containerStatuses") or []), {})
-    state = container.get("state") or {}
+    # The trainer's: a webhook may have added others.
+    state = next(
+        (c.get("state") or {} for c in status.get("containerStatuses") or [] if c.get("name") == CONTAINER), {}
+    )
     ended, waiting = state.get("terminated") or {}, state.get("waiting") or {}
+    if waiting.get("reason", "") in STARTING and not ended and "running" not in state:
+        waiting = _held_up_by(status) or waiting
     scheduled = conditions.get("PodScheduled", {})
     disruption = conditions.get("DisruptionTarget", {})
     return PodView(
@@ -81,30 +91,62 @@ def pod_view(raw: JsonObject) -> PodView | None:
     )
 
 
+def _held_up_by(status: JsonObject) -> JsonObject:
+    """Why the trainer does not start yet when that lies with another container, an init container first."""
+    others = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    waits = [(c.get("state") or {}).get("waiting") or {} for c in others]
+    return next((w for w in waits if w.get("reason", "") not in STARTING), {})
+
+
 def milli(quantities: dict[str, Any]) -> dict[str, int]:
-    """Quantities in thousandths."""
-    return {name: int(parse_quantity(str(value)) * 1000) for name, value in quantities.items()}
+    """Quantities in thousandths, rounded up; what cannot be read is left out.
+
+    The pods of the whole cluster are read here: an odd one among them must not stop the jobs.
+    """
+    found = {}
+    for name, value in quantities.items():
+        try:
+            found[name] = ceil(read_quantity(str(value)) * 1000)
+        except (ValueError, ArithmeticError):
+            log.debug("resource %s: %r is not a quantity", name, value)
+    return found
 
 
 def requests_of(raw: JsonObject) -> Quantities:
-    """What a pod requests of its node: the sum over containers, or the largest init container."""
+    """What a pod requests of its node.
+
+    As k8s.io/component-helpers/resource counts it: containers and sidecars together, or an init container with the
+    sidecars before it, whichever is more; requests of the whole pod replace both; overhead is added.
+    """
     spec = raw.get("spec") or {}
     total: dict[str, int] = {}
     for container in spec.get("containers") or []:
-        for name, amount in _container(container).items():
-            total[name] = total.get(name, 0) + amount
+        _add(total, _amounts(container.get("resources")))
+    sidecars: dict[str, int] = {}
+    initial: dict[str, int] = {}
     for container in spec.get("initContainers") or []:
-        always = container.get("restartPolicy") == "Always"
-        for name, amount in _container(container).items():
-            total[name] = total.get(name, 0) + amount if always else max(total.get(name, 0), amount)
-    for name, amount in milli(spec.get("overhead") or {}).items():
-        total[name] = total.get(name, 0) + amount
+        amounts = _amounts(container.get("resources"))
+        if container.get("restartPolicy") == "Always":
+            _add(total, amounts)
+            _add(sidecars, amounts)
+            amounts = {}
+        for name in {*amounts, *sidecars}:
+            initial[name] = max(initial.get(name, 0), amounts.get(name, 0) + sidecars.get(name, 0))
+    for name, amount in initial.items():
+        total[name] = max(total.get(name, 0), amount)
+    total |= _amounts(spec.get("resources"))
+    _add(total, milli(spec.get("overhead") or {}))
     return total
 
 
-def _container(container: JsonObject) -> dict[str, int]:
-    resources = container.get("resources") or {}
-    return milli({**(resources.get("limits") or {}), **(resources.get("requests") or {})})
+def _add(total: dict[str, int], amounts: dict[str, int]) -> None:
+    for name, amount in amounts.items():
+        total[name] = total.get(name, 0) + amount
+
+
+def _amounts(resources: JsonObject | None) -> dict[str, int]:
+    given = resources or {}
+    return milli({**(given.get("limits") or {}), **(given.get("requests") or {})})
 
 
 def node_views(nodes: Iterable[JsonObject], pods: Iterable[JsonObject]) -> tuple[NodeView, ...]:

@@ -54,6 +54,7 @@ def test_names_carry_no_attempt_and_everything_is_owned_by_the_job() -> None:
 def test_pods_meet_the_restricted_security_standard() -> None:
     spec = pod()["spec"]
     assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     (container,) = spec["containers"]
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
