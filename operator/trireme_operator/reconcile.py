@@ -67,6 +67,7 @@ class Reconciler:
             delay = self._failed(key, error)
         else:
             self._failures.pop(key, None)
+            self._queue.release(key)
         finally:
             metrics.RECONCILE_SECONDS.labels(key.kind).observe(time.monotonic() - began)
         if delay is not None:
@@ -76,6 +77,7 @@ class Reconciler:
         count = self._failures[key] = self._failures.get(key, 0) + 1
         metrics.RECONCILE_ERRORS.labels(key.kind, type(error).__name__).inc()
         delay = min(MAX_BACKOFF_SECONDS, 0.2 * 2.0 ** min(count, 10))
+        self._queue.hold_back(key, delay)
         log.warning("%s %s/%s, next try in %.1f s: %s", key.kind, key.namespace, key.name, delay, error)
         return delay
 

@@ -21,11 +21,12 @@ JsonObject = dict[str, Any]
 class ApiError(Exception):
     """An answer other than success; 0 is the status where there was no answer."""
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(self, status: int, reason: str, message: str, fields: tuple[str, ...] = ()) -> None:
         super().__init__(f"{status} {reason}: {message}")
         self.status = status
         self.reason = reason
         self.message = message
+        self.fields = fields  # of the object, that the server's own validation found wrong
 
     @property
     def already_exists(self) -> bool:
@@ -158,6 +159,8 @@ def _resource(path: str) -> str:
 def _error(code: int, data: bytes) -> ApiError:
     try:
         status = json.loads(data)
-        return ApiError(code, str(status.get("reason", "")), str(status.get("message", "")))
-    except (ValueError, AttributeError):
+        causes = (status.get("details") or {}).get("causes") or ()
+        fields = tuple(str(cause["field"]) for cause in causes if cause.get("field"))
+        return ApiError(code, str(status.get("reason", "")), str(status.get("message", "")), fields)
+    except (ValueError, AttributeError, TypeError):
         return ApiError(code, "", data[:500].decode(errors="replace"))

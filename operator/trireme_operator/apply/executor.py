@@ -106,9 +106,9 @@ class Executor:
             manifest = build.pod(names, s.spec, s.resolved, 0)
             await self._api.create(path_of("", "v1", "pods", names.namespace), manifest, dry_run=True)
         except ApiError as error:
-            if error.status in (400, 422):
+            if _by_validation(error):
                 return refuse(observed, "InvalidPod", f"spec.workers: {error.message}")
-            # Quotas, admission and outages may change: the real creation tells of them and is tried again.
+            # Quotas, policies, webhooks and outages may change: the real creation tells of them and is tried again.
         return decision
 
     async def _write_status(self, observed: Observed, raw: JsonObject, kind: Kind, status: JobStatus) -> None:
@@ -257,3 +257,13 @@ class Executor:
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
+
+
+def _by_validation(error: ApiError) -> bool:
+    """Whether the API server itself cannot take the pod, now or later.
+
+    Policies deny with the same codes (ValidatingAdmissionPolicy 422 Invalid, webhooks often 400), but name no field.
+    """
+    if error.status == 400:
+        return "cannot be handled as a Pod" in error.message
+    return error.status == 422 and error.reason == "Invalid" and bool(error.fields)

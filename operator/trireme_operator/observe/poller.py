@@ -14,6 +14,7 @@ from trireme_operator.observe.world import World
 
 log = logging.getLogger(__name__)
 
+GATHER_SECONDS = 0.05
 IDLE_PHASES = (GangPhase.WAITING, GangPhase.STOPPED)
 
 
@@ -87,4 +88,5 @@ class Poller:
             await self._agents.poll(job_uid, pod_uid, address)
         finally:
             self._in_flight.discard(pod_uid)
-        self._queue.add(key)
+        # Answers of one gang come close together: one pass sees them all.
+        self._queue.add(key, GATHER_SECONDS, routine=True)

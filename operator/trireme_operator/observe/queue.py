@@ -25,14 +25,23 @@ class WorkQueue:
         self._heap: list[tuple[float, JobKey]] = []
         self._busy: set[JobKey] = set()
         self._again: dict[JobKey, float] = {}
+        self._again_routine: dict[JobKey, float] = {}
+        self._not_before: dict[JobKey, float] = {}
         self._wake = asyncio.Event()
 
-    def add(self, key: JobKey, delay_seconds: float = 0.0) -> None:
-        """Have a key handled after a delay."""
+    def add(self, key: JobKey, delay_seconds: float = 0.0, *, routine: bool = False) -> None:
+        """Have a key handled after a delay.
+
+        What comes by itself again and again, like the agents' answers, is `routine`: it waits for a failing key's next
+        try, where real news does not.
+        """
         due = time.monotonic() + delay_seconds
         if key in self._busy:
-            self._again[key] = min(due, self._again.get(key, due))
+            again = self._again_routine if routine else self._again
+            again[key] = min(due, again.get(key, due))
             return
+        if routine:
+            due = max(due, self._not_before.get(key, due))
         if key in self._due and self._due[key] <= due:
             return
         self._due[key] = due
@@ -64,6 +73,15 @@ class WorkQueue:
     def done(self, key: JobKey) -> None:
         """A key was handled; what was added in the meantime is due now."""
         self._busy.discard(key)
-        due = self._again.pop(key, None)
-        if due is not None:
-            self.add(key, max(0.0, due - time.monotonic()))
+        for again, routine in ((self._again, False), (self._again_routine, True)):
+            due = again.pop(key, None)
+            if due is not None:
+                self.add(key, max(0.0, due - time.monotonic()), routine=routine)
+
+    def hold_back(self, key: JobKey, seconds: float) -> None:
+        """After a failure: nothing routine has the key handled earlier than this."""
+        self._not_before[key] = time.monotonic() + seconds
+
+    def release(self, key: JobKey) -> None:
+        """The key was handled without a failure, or is gone."""
+        self._not_before.pop(key, None)

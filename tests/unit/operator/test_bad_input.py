@@ -68,7 +68,7 @@ def status_of(operator: Operator) -> JobStatus:
 
 def test_a_pod_that_the_server_calls_invalid_refuses_the_job() -> None:
     message = 'Pod "j-0" is invalid: spec.containers[0].volumeMounts[2].name: Not found: "corpus"'
-    operator, api = operator_over(ApiError(422, "Invalid", message))
+    operator, api = operator_over(ApiError(422, "Invalid", message, ("spec.containers[0].volumeMounts[2].name",)))
     operator.reconcile(passes=5)
     status = status_of(operator)
     accepted = status.condition(ConditionType.ACCEPTED)
@@ -211,3 +211,36 @@ def test_objects_that_exist_already_are_not_written_again() -> None:
     api.get = ours  # type: ignore[method-assign]
     over(api).reconcile(passes=10)
     assert sorted(api.cluster.pods) == ["j-0", "j-1"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ApiError(422, "Invalid", "ValidatingAdmissionPolicy 'team-labels' denied request: label it"),
+        ApiError(400, "BadRequest", 'admission webhook "check.example" denied the request: not now'),
+        ApiError(500, "InternalError", 'failed calling webhook "check.example"'),
+    ],
+    ids=["policy", "webhook", "webhook away"],
+)
+def test_a_denial_by_policy_is_told_and_tried_again(error: ApiError) -> None:
+    operator, _ = operator_over(error)
+    with pytest.raises(ApiError):
+        operator.reconcile(passes=10)
+    operator.reconcile(passes=1)
+    status = status_of(operator)
+    accepted, scheduled = status.condition(ConditionType.ACCEPTED), status.condition(ConditionType.SCHEDULED)
+    assert accepted is not None
+    assert accepted.status == "True"
+    assert scheduled is not None
+    assert (scheduled.reason, scheduled.message) == ("PodNotCreated", f"j-0: {error.message}")
+    for part in (operator.executor, operator.executor._events):
+        part._api = operator.api  # type: ignore[assignment]
+    operator.reconcile(passes=10)
+    assert sorted(operator.cluster.pods) == ["j-0", "j-1"]
+
+
+def test_a_pod_that_cannot_be_decoded_refuses_the_job() -> None:
+    message = 'Pod in version "v1" cannot be handled as a Pod: json: cannot unmarshal string into Go struct field'
+    operator, _ = operator_over(ApiError(400, "BadRequest", message))
+    operator.reconcile(passes=5)
+    assert status_of(operator).state == JobState.REJECTED

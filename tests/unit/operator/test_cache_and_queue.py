@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from trireme_operator.observe.cache import Cache
 from trireme_operator.observe.queue import JobKey, WorkQueue
 
@@ -83,3 +85,29 @@ async def test_a_key_is_due_at_the_earliest_time_asked_for() -> None:
     queue.add(A, 0.01)
     queue.add(A, 60.0)
     assert await asyncio.wait_for(queue.get(), 5) == A
+
+
+async def test_after_a_failure_routine_waits_for_the_next_try_and_news_does_not() -> None:
+    queue = WorkQueue()
+    queue.hold_back(A, 30.0)
+    queue.add(A, routine=True)
+    queue.add(B, routine=True)
+    assert await asyncio.wait_for(queue.get(), 1) == B
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(queue.get(), 0.05)
+    queue.add(A)
+    assert await asyncio.wait_for(queue.get(), 1) == A
+
+
+async def test_routine_that_comes_during_a_pass_that_fails_waits_too() -> None:
+    queue = WorkQueue()
+    queue.add(A)
+    assert await queue.get() == A
+    queue.add(A, routine=True)
+    queue.hold_back(A, 30.0)
+    queue.done(A)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(queue.get(), 0.05)
+    queue.release(A)
+    queue.add(A, routine=True)
+    assert await asyncio.wait_for(queue.get(), 1) == A
