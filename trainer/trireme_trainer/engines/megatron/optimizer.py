@@ -13,6 +13,7 @@ from megatron.core.optimizer import get_megatron_optimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 from trireme_trainer.engines.interface import EngineConfig
+from trireme_trainer.engines.megatron import adam_step
 
 
 @dataclass(frozen=True)
@@ -49,41 +50,29 @@ class Optimizer:
         self.model = model
         self.clip_grad = settings.clip_grad
         self.weight_decay = settings.weight_decay
-        for group in self.adam.param_groups:
-            group["fused"] = True
+        if not adam_step.in_groups(self.adam):
+            for group in self.adam.param_groups:
+                group["fused"] = True
         self.set_adam_step(0)
 
     @property
-    def adam(self) -> torch.optim.AdamW:
-        """torch's optimizer over this rank's fp32 shards."""
-        adam: torch.optim.AdamW = self.distributed.optimizer
+    def adam(self) -> torch.optim.Optimizer:
+        """torch's AdamW, or another's FusedAdam, over this rank's fp32 shards."""
+        adam: torch.optim.Optimizer = self.distributed.optimizer
         return adam
 
     @property
     def adam_step(self) -> int:
         """Updates that Adam's bias correction has counted."""
-        steps = {int(state["step"].item()) for state in self.adam.state.values()}
-        return steps.pop() if steps else 0
+        return adam_step.read(self.adam)
 
     def set_adam_step(self, step: int) -> None:
-        """Make the moments exist and give every parameter a step counter of its own.
-
-        Megatron-core 0.16 hands all parameters one shared counter on load, which torch then advances once per
-        parameter; so checkpoints go through here instead.
-        """
-        for group in self.adam.param_groups:
-            for parameter in group["params"]:
-                state = self.adam.state[parameter]
-                if "exp_avg" not in state:
-                    state["exp_avg"] = torch.zeros_like(parameter)
-                    state["exp_avg_sq"] = torch.zeros_like(parameter)
-                # On the parameter's device: the fused kernel reads it there.
-                state["step"] = torch.tensor(float(step), dtype=torch.float32, device=parameter.device)
+        """Make the moments exist and set the count."""
+        adam_step.write(self.adam, step)
 
     def forget_adam_step(self) -> None:
         """Remove the counters, which Megatron-core's load path cannot see beside the moments."""
-        for state in self.adam.state.values():
-            state.pop("step", None)
+        adam_step.forget(self.adam)
 
     def step(self, learning_rate: float, loss_is_finite: bool) -> OptimizerStep:
         """Clip, update and publish the new weights; leaves everything as it was when a number is not finite."""
