@@ -193,6 +193,16 @@ class ProgressStatus(StatusModel):
     updated_at: datetime | None = Field(default=None, description="When these facts were reported.")
 
 
+class RejectedStatus(StatusModel):
+    """A checkpoint that did not verify."""
+
+    uri: str = Field(description="s3:// URI of the checkpoint.")
+    step: int = Field(ge=0, description="Completed steps at the checkpoint.")
+    reason: str = Field(description="What is wrong with it, for example DigestMismatch.")
+    file: str = Field(default="", max_length=4096, description="The file that is missing or damaged.")
+    attempt: int = Field(default=0, ge=0, description="The attempt that looked at it.")
+
+
 class CheckpointStatus(StatusModel):
     """The newest committed checkpoint and whether saving works."""
 
@@ -208,6 +218,9 @@ class CheckpointStatus(StatusModel):
     stall_seconds: float | None = Field(default=None, description="Training time lost to the newest checkpoint.")
     failing_reason: str | None = Field(default=None, description="Why saves fail at present.")
     failing_message: str | None = Field(default=None, max_length=4096, description="The same for people.")
+    rejected: RejectedStatus | None = Field(
+        default=None, description="The newest checkpoint that the last attempt to reject one did not resume from."
+    )
 
 
 class FailureStatus(StatusModel):

@@ -24,6 +24,10 @@ class _Seen:
     count: int
 
 
+def _digest(job: JobView, event: JobEvent) -> str:
+    return hashlib.sha256(f"{job.uid}/{event.reason}/{event.message}".encode()).hexdigest()[:16]
+
+
 class EventRecorder:
     """Writes events on jobs. Failing to do so is logged and never stops anything."""
 
@@ -35,7 +39,7 @@ class EventRecorder:
     async def record(self, job: JobView, event: JobEvent, now: datetime | None = None) -> None:
         """Create the event, or count it up when the same one was seen before."""
         moment = now or datetime.now(UTC)
-        digest = hashlib.sha256(f"{job.uid}/{event.reason}/{event.message}".encode()).hexdigest()[:16]
+        digest = _digest(job, event)
         seen = self._seen.get(digest)
         if seen is None:
             seen = self._seen[digest] = _Seen(moment, moment, 0)
@@ -52,6 +56,25 @@ class EventRecorder:
             )
         except ApiError as error:
             log.warning("event %s on %s/%s was not recorded: %s", event.reason, job.namespace, job.name, error)
+            seen.count -= 1
+            if seen.count == 0:
+                self._seen.pop(digest, None)
+
+    async def ensure(self, job: JobView, event: JobEvent, now: datetime | None = None) -> None:
+        """Create the event unless it is known to have been recorded, by this process or another."""
+        digest = _digest(job, event)
+        if digest in self._seen:
+            return
+        moment = now or datetime.now(UTC)
+        seen = _Seen(moment, moment, 1)
+        name = f"{job.name}.{digest}"
+        try:
+            await self._api.create(path_of("", "v1", "events", job.namespace), self._manifest(job, event, name, seen))
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                log.warning("event %s on %s/%s was not recorded: %s", event.reason, job.namespace, job.name, error)
+                return
+        self._seen[digest] = seen
 
     def _manifest(self, job: JobView, event: JobEvent, name: str, seen: _Seen) -> dict[str, object]:
         def text(moment: datetime) -> str:

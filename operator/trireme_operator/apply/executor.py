@@ -86,6 +86,8 @@ class Executor:
         """Write the status, or do the actions. Raises NotLeading, Stale or ApiError."""
         if decision.status is not None and decision.status.resolved and not observed.job.status.resolved:
             decision = await self._try_pod(observed, kind, decision, decision.status)
+        for event in decision.told:
+            await self._events.ensure(observed.job, event)
         if decision.status is not None:
             await self._write_status(observed, raw, kind, decision.status)
         else:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from trireme.protocol import PROTOCOL_VERSION
 from trireme.resources.status import ConditionType, GangPhase, JobStatus, Resolved
-from trireme_operator.decide import acting, conditions, gang, progress, timekeeping
+from trireme_operator.decide import acting, conditions, gang, progress, retelling, timekeeping
 from trireme_operator.decide.kinds import Admitted, Kind, Refused, UnreadableSpec, admit, parse
 from trireme_operator.decide.model import Decision, JobEvent, Observed, seconds_since, to_time
 from trireme_operator.decide.situation import Situation
@@ -19,6 +19,10 @@ def decide(observed: Observed, kind: Kind) -> Decision:
     """
     if observed.job.deleting:
         return Decision()
+    return replace(_decide(observed, kind), told=retelling.stage_events(observed.job.status, observed.now))
+
+
+def _decide(observed: Observed, kind: Kind) -> Decision:
     old = observed.job.status
     begun = old if old.time.open or old.completion_time else _begin(observed, old)
     if begun.resolved is None:

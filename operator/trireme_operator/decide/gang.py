@@ -10,10 +10,11 @@ from trireme.resources.status import (
     JobStatus,
     ModelStatus,
     ProgressStatus,
+    RejectedStatus,
     ResumeFrom,
     SlotStatus,
 )
-from trireme_operator.decide import conditions, exclusion, faults, progress, restarts, room
+from trireme_operator.decide import conditions, exclusion, faults, progress, restarts, retelling, room
 from trireme_operator.decide.faults import Cause, Fault
 from trireme_operator.decide.model import JobEvent, seconds_since, to_time
 from trireme_operator.decide.situation import Situation
@@ -210,7 +211,8 @@ def _lost_before_run(s: Situation) -> Step | None:
 
 def _record(s: Situation, report: Report, proposal: ProposedResume) -> Step:
     """Write the one resume point; refuse a proposal that would lose a checkpoint or change the data."""
-    events = [JobEvent("Warning", "CheckpointRejected", f"{r.uri}: {r.reason}: {r.file}") for r in proposal.rejected]
+    refused = [RejectedStatus(**r.model_dump(), attempt=s.gang.attempt) for r in proposal.rejected]
+    events = [retelling.checkpoint_rejected(r) for r in refused]
     known, saved, resume = s.status.dataset, s.status.checkpoint, proposal.resume
     if known is not None and known.digest != proposal.dataset.digest:
         message = f"prepared data has digest {proposal.dataset.digest}, the job began with {known.digest}"
@@ -234,6 +236,8 @@ def _record(s: Situation, report: Report, proposal: ProposedResume) -> Step:
                 "committed_at": saved.committed_at,
             }
         )
+    if refused:
+        verified = verified.model_copy(update={"rejected": refused[0]})
     times = {"run_at": to_time(s.now), "resume_step": step}
     status = s.status.model_copy(
         update={
@@ -244,8 +248,7 @@ def _record(s: Situation, report: Report, proposal: ProposedResume) -> Step:
         }
     )
     status = enter(s, GangPhase.RUNNING, status, resume_from=point)
-    where = f"step {step}, {point.uri}" if point else "step 0, no checkpoint exists"
-    events.append(JobEvent("Normal", "ResumePointRecorded", f"attempt {s.gang.attempt} starts at {where}"))
+    events.append(retelling.resume_point_recorded(s.gang.attempt, point))
     return status, tuple(events)
 
 
@@ -344,7 +347,7 @@ def _succeed(s: Situation, report: Report) -> Step:
     status = enter(s, GangPhase.FINISHED, status)
     message = f"model {report.model.uri}"
     status = conditions.put(status, s.observed, ConditionType.SUCCEEDED, "True", "ModelExported", message)
-    return status, (JobEvent("Normal", "JobSucceeded", message),)
+    return status, (retelling.job_succeeded(report.model.uri),)
 
 
 def _stopped(s: Situation) -> Step | None:

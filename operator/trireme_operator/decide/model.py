@@ -244,4 +244,5 @@ class Decision:
     status: JobStatus | None = None
     actions: tuple[Action, ...] = ()
     events: tuple[JobEvent, ...] = ()
+    told: tuple[JobEvent, ...] = ()  # what the stored status implies: recorded where that was not done
     requeue_seconds: float | None = None

@@ -15,7 +15,7 @@ from trireme.resources.status import (
     RestartRecord,
     RestartsStatus,
 )
-from trireme_operator.decide import conditions, exclusion, faults, timekeeping
+from trireme_operator.decide import conditions, exclusion, faults, retelling, timekeeping
 from trireme_operator.decide.faults import Budget, Cause, Fault
 from trireme_operator.decide.model import JobEvent, to_time
 from trireme_operator.decide.situation import Situation
@@ -62,9 +62,7 @@ def raise_attempt(
     )
     if cause == Cause.RESUMED:  # whoever suspended the job may have mended what it failed of
         status = status.model_copy(update={"restarts": status.restarts.model_copy(update={"last_exception": None})})
-    text = f"attempt {gang.attempt + 1} raised: {cause.value}: {message}"
-    event = JobEvent("Normal" if cause in (Cause.RESUMED, Cause.PREEMPTION) else "Warning", "AttemptRaised", text)
-    events = [event]
+    events = [retelling.attempt_raised(gang.attempt + 1, cause.value, message)]
     if cause == Cause.NODE_LOST:
         events.insert(0, JobEvent("Warning", "NodeLost", message))
     return status.model_copy(update={"gang": raised, "time": timekeeping.new_attempt(status.time)}), tuple(events)
@@ -81,7 +79,7 @@ def fail(
     gang = status.gang.model_copy(update={"phase": GangPhase.FINISHED, "phase_since": to_time(s.now)})
     ended = status.model_copy(update={"failure": failure, "gang": gang, "completion_time": to_time(s.now)})
     ended = conditions.put(ended, s.observed, ConditionType.FAILED, "True", reason, message)
-    return ended, (JobEvent("Warning", "JobFailed", f"{reason}: {message}"),)
+    return ended, (retelling.job_failed(reason, message),)
 
 
 def describe(s: Situation, fault: Fault) -> FailureStatus:

@@ -42,7 +42,14 @@ class Story:
                 self.events.append((body["reason"], body["message"]))
             return await original(path, body)
 
+        async def create(path: str, body: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+            if body["kind"] == "Event":
+                self.events.append((body["reason"], body["message"]))
+            return await created(path, body, dry_run=dry_run)
+
+        created = self.operator.api.create
         self.operator.api.apply = apply  # type: ignore[method-assign]
+        self.operator.api.create = create  # type: ignore[method-assign]
 
     @property
     def status(self) -> JobStatus:
