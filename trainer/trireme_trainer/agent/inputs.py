@@ -17,6 +17,8 @@ from trireme_trainer.checkpoint.store import ObjectStore, StoreError
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 3.0
+BUSY_SECONDS = 120.0
+"""A try that failed after longer than this was moving files: with the store away it fails sooner."""
 
 
 class InputsLost(Exception):
@@ -51,14 +53,20 @@ class InputsFetcher:
 
     def run(self) -> Inputs:
         """Fetch with retries while the store is away. Raises InputsLost."""
-        deadline = time.monotonic() + self.target.settings.start_timeout_seconds
+        failing_since: float | None = None
         while True:
+            began = time.monotonic()
             try:
                 return self._fetch()
             except Corrupt as error:
                 raise InputsLost(f"an input does not verify: {error}", lasting=True) from error
             except StoreError as error:
-                if self._cancelled.is_set() or not error.retryable or time.monotonic() > deadline:
+                now, patience = time.monotonic(), self.target.settings.start_timeout_seconds
+                # A try that lasted was not idle: what it brought in stays, and the next one goes on from there.
+                if now - began > BUSY_SECONDS:
+                    failing_since = None
+                failing_since = failing_since or now
+                if self._cancelled.is_set() or not error.retryable or now - failing_since > patience:
                     raise InputsLost(f"{error.reason}: {error.message}", lasting=not error.retryable) from error
                 log.warning("inputs: %s: %s; trying again", error.reason, error.message)
                 self._cancelled.wait(RETRY_SECONDS)

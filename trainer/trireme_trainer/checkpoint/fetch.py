@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import threading
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,10 +14,12 @@ from pathlib import Path
 from trireme.checkpoints import Manifest, ManifestError, ShardFile, digest_bytes, parse_s3_uri
 from trireme.checkpoints.keys import MANIFEST_NAME
 from trireme.protocol import DatasetRef, ResumePoint
-from trireme_trainer.checkpoint.store import ObjectNotFound, ObjectStore, hash_file
+from trireme_trainer.checkpoint.store import TRANSFER, ObjectNotFound, ObjectStore, StoreError, hash_file
 from trireme_trainer.data.dataset import INDEX_NAME, DatasetIndex
 
 PARALLEL_FILES = 4
+PARTIAL_SUFFIX = ".part"
+DISTRUSTED_SUFFIX = ".distrusted"
 
 
 @dataclass
@@ -54,24 +58,56 @@ def fetch_files(
 ) -> None:
     """Download files into a new directory, each checked for size and SHA-256. Raises Corrupt, StoreError.
 
-    The directory appears only when every file is right, so its existence means that it is whole.
+    The directory appears only when every file is right, so its existence means that it is whole. Files that an earlier
+    call had brought in before it was cut short are checked and not fetched again.
     """
-    partial = directory.with_name(directory.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = directory.with_name(directory.name + PARTIAL_SUFFIX)
+    partial.mkdir(parents=True, exist_ok=True)
+    corrupt = threading.Event()
 
     def fetch(file: ShardFile) -> None:
         try:
-            size, sha256 = store.download(prefix + file.path, partial / file.path, cancelled=cancelled)
-        except ObjectNotFound as error:
-            raise Corrupt("ShardMissing", file.path, error.message) from error
-        check(file, size, sha256)
+            _fetch_file(store, prefix, file, partial, lambda: corrupt.is_set() or cancelled())
+        except Corrupt:
+            corrupt.set()  # no other file of this checkpoint is worth fetching
+            raise
 
     with ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="fetch") as pool:
-        for _ in pool.map(fetch, files):
-            pass
+        tasks = [pool.submit(fetch, file) for file in files]
+    # All have ended: where only the store failed, what could be had is there for the next call.
+    errors = [error for task in tasks if (error := task.exception()) is not None]
+    if errors:
+        raise min(errors, key=lambda e: not isinstance(e, Corrupt))
+    wanted = {partial / file.path for file in files}
+    for path in [p for p in partial.rglob("*") if p.is_file() and p not in wanted]:
+        path.unlink()
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
+
+
+def _fetch_file(
+    store: ObjectStore, prefix: str, file: ShardFile, directory: Path, cancelled: Callable[[], bool]
+) -> None:
+    """Bring one file in, unless it is there and right."""
+    place = directory / file.path
+    if cancelled():
+        raise StoreError("Cancelled", f"download of {prefix}{file.path} was cancelled", retryable=True)
+    if place.is_file() and hash_file(place) == (file.bytes, file.sha256):
+        return
+    # A name of its own: a download that was given up may still be writing.
+    arriving = place.with_name(f"{place.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
+    try:
+        if file.bytes >= TRANSFER.multipart_threshold:
+            store.download_parts(prefix + file.path, arriving, cancelled=cancelled)
+            size, sha256 = hash_file(arriving)
+        else:
+            size, sha256 = store.download(prefix + file.path, arriving, cancelled=cancelled)
+        check(file, size, sha256)
+        arriving.replace(place)
+    except ObjectNotFound as error:
+        raise Corrupt("ShardMissing", file.path, error.message) from error
+    finally:
+        arriving.unlink(missing_ok=True)
 
 
 def check(file: ShardFile, size: int, sha256: str) -> None:
@@ -129,9 +165,27 @@ class NodeCache:
         prefix = parse_s3_uri(point.uri)[1] + "/"
         manifest = read_manifest(store, prefix + MANIFEST_NAME, point.manifest_digest)
         if not directory.is_dir():
-            self.forget_checkpoints(except_for=point.manifest_digest)
-            fetch_files(store, prefix, manifest.files, directory, cancelled=cancelled)
+            self.bring_checkpoint(store, prefix, manifest, cancelled)
         return directory, manifest
+
+    def bring_checkpoint(
+        self, store: ObjectStore, prefix: str, manifest: Manifest, cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Have every file of a checkpoint here and right; only what is not is fetched. Raises Corrupt, StoreError."""
+        self.forget_checkpoints(except_for=manifest.digest)
+        directory = self.checkpoint(manifest.digest)
+        partial = directory.with_name(directory.name + PARTIAL_SUFFIX)
+        if directory.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+            directory.rename(partial)  # so that its files are hashed again
+        fetch_files(store, prefix, manifest.files, directory, cancelled=cancelled)
+
+    def distrust_checkpoints(self) -> None:
+        """Have what is here fetched again: it, or the store's copy of it, led to no restore."""
+        for directory in (self._root / "checkpoints").glob("*"):
+            if directory.is_dir() and directory.suffix not in (PARTIAL_SUFFIX, DISTRUSTED_SUFFIX):
+                # Removed when the next checkpoint is fetched: gigabytes take their time.
+                directory.rename(directory.with_name(f"{directory.name}.{uuid.uuid4().hex[:8]}{DISTRUSTED_SUFFIX}"))
 
     def fetch_starting_weights(self, store: ObjectStore, uri: str, cancelled: Callable[[], bool]) -> Path:
         """The files of a checkpoint or model named by the user. Raises Corrupt, StoreError.
@@ -157,13 +211,16 @@ class NodeCache:
         if "config.json" not in names:
             raise Corrupt("ShardMissing", "config.json", f"{prefix} holds neither a manifest nor a model")
         partial = directory.with_name(directory.name + ".part")
-        for name in names:
-            store.download(prefix + name, partial / name, cancelled=cancelled)
+        with ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="fetch") as pool:
+            for _ in pool.map(lambda n: store.download_parts(prefix + n, partial / n, cancelled=cancelled), names):
+                pass
         partial.rename(directory)
 
     def forget_checkpoints(self, *, except_for: str) -> None:
-        """Free the disk of checkpoints that are not resumed from."""
+        """Free the disk of checkpoints that are not resumed from, whole or partial."""
         keep = self.checkpoint(except_for).name
-        for directory in (self._root / "checkpoints").glob("*"):
-            if directory.name != keep:
-                shutil.rmtree(directory, ignore_errors=True)
+        for path in (self._root / "checkpoints").glob("*"):
+            if path.is_file():
+                path.unlink(missing_ok=True)  # a manifest's copy, which is written again with each attempt
+            elif path.name not in (keep, keep + PARTIAL_SUFFIX):
+                shutil.rmtree(path, ignore_errors=True)

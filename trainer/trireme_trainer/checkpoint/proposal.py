@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from trireme.checkpoints import JobKeys, Manifest
 from trireme.checkpoints.keys import MANIFEST_NAME
 from trireme.protocol import RejectedCheckpoint, ResumePoint
-from trireme_trainer.checkpoint.fetch import Corrupt, NodeCache, fetch_files, read_manifest
+from trireme_trainer.checkpoint.fetch import Corrupt, NodeCache, read_manifest
 from trireme_trainer.checkpoint.inventory import RESUME_NAME, Inventory, StoredStep, resume_key, uid_of
 from trireme_trainer.checkpoint.store import ObjectStore
 
@@ -182,8 +182,7 @@ class ResumeFinder:
                 raise Corrupt("ShardMissing", file.path, "not in the store")
             if step.sizes[file.path] != file.bytes:
                 raise Corrupt("SizeMismatch", file.path, f"{step.sizes[file.path]} bytes instead of {file.bytes}")
-        self._cache.forget_checkpoints(except_for=manifest.digest)
-        fetch_files(self._store, prefix, manifest.files, self._cache.checkpoint(manifest.digest))
+        self._cache.bring_checkpoint(self._store, prefix, manifest)
         return manifest
 
     def _require_same_run(self, manifest: Manifest, prefix: str) -> None:

@@ -204,6 +204,17 @@ class ObjectStore:
                     file.write(chunk)
         return size, digest.hexdigest()
 
+    def download_parts(self, key: str, path: Path, *, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Fetch a large object to a file in parallel parts; a part whose stream breaks is asked for again."""
+
+        def look(_: int) -> None:
+            if cancelled():
+                raise StoreError("Cancelled", f"download of {key} was cancelled", retryable=True)
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._mapped(key):
+            self._client.download_file(self.bucket, key, str(path), Config=TRANSFER, Callback=look)
+
     def delete(self, keys: list[str]) -> None:
         """Remove objects; a missing one is no error."""
         for start in range(0, len(keys), 1000):
