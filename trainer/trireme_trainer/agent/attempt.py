@@ -58,6 +58,7 @@ LOG_SECONDS = (4.0, 8.0, 15.0, 30.0)
 """Waits between uploads of the logs: short at first, for the sake of ranks and nodes that die young."""
 LEADER_SECONDS = 2.0
 LAST_LOGS_SECONDS = 15.0
+GATE_SECONDS = 0.2
 EXPORT_RETRY_SECONDS = 5.0
 EXPORT_TRIES = 5
 """Tries to store the model that fail for another reason than the store's absence, before the attempt fails."""
@@ -83,6 +84,9 @@ class Attempt:
         self.model: ModelRef | None = None
         self.progress: Progress | None = None
         self.rendezvous_port = 0
+        self.slots_ready: set[int] = set()
+        """Slot 0: the slots that have their inputs."""
+        self._released = False  # whether this node's ranks were given their inputs
         self.clock = CategoryClock(time.monotonic())
         self._env = environment
         self._store = store
@@ -98,10 +102,11 @@ class Attempt:
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="attempt")
         self._watch = HangWatch(time.monotonic())
         config = environment.config
+        self._cache = NodeCache(environment.scratch / "cache")
         self._fetcher = InputsFetcher(
             store=store,
             keys=self._keys,
-            cache=NodeCache(environment.scratch / "cache"),
+            cache=self._cache,
             target=target,
             slot=environment.slot,
             config=config.store,
@@ -153,6 +158,10 @@ class Attempt:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         await asyncio.gather(self.committer.cancel(), self.ranks.stop())
+        restore_failed = self.failure is not None and self.failure.kind is FailureKind.RESTORE
+        if restore_failed or (self._env.slot == 0 and not self._released):
+            # Also where another node found the store's copy damaged: slot 0 must look at it, not at its own.
+            self._cache.distrust_checkpoints()
         self.clock.stop(time.monotonic())
         await self._leader.close()
 
@@ -223,7 +232,7 @@ class Attempt:
         """Start the ranks while the inputs come in."""
         self._root.mkdir(parents=True, exist_ok=True)
         (self._root / "target.json").write_text(self.target.to_json())
-        fetched = asyncio.get_running_loop().run_in_executor(self._threads, self._fetcher.run)
+        fetched = asyncio.create_task(self._inputs())
         port = await self._rendezvous()
         await self.ranks.start(
             {
@@ -238,13 +247,44 @@ class Attempt:
             self.ranks.send(Drain())
         waiting = asyncio.ensure_future(self._first_bad_end())
         both: list[asyncio.Future[Any]] = [fetched, waiting]
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        if fetched.done():
-            inputs: Inputs = fetched.result()
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            inputs: Inputs | None = fetched.result() if fetched.done() else None
+        finally:
+            waiting.cancel()
+            fetched.cancel()
+        if inputs is not None:
+            # The limits of start and restore count from here: a download takes as long as it takes.
+            for rank in self.ranks.ranks:
+                rank.entered_at = time.monotonic()
             self.ranks.send(inputs)
+            self._released = True
         else:
             self._fetcher.cancel()
+
+    async def _inputs(self) -> Inputs:
+        """This node's inputs, once every node has its own: restoring is collective, and waiting there is a hang."""
+        loop = asyncio.get_running_loop()
+        inputs = await loop.run_in_executor(self._threads, self._fetcher.run)
+        self.slots_ready.add(self._env.slot)
+        patience = self.target.settings.start_timeout_seconds
+        heard_at = time.monotonic()
+        while not self.all_inputs_ready:
+            if self._env.slot != 0:
+                with contextlib.suppress(PeerError):
+                    state = await self._leader.state((self._env.slot, self.number))
+                    heard_at = time.monotonic()
+                    if state.rendezvous_attempt == self.number and state.all_inputs_ready:
+                        break
+                if time.monotonic() - heard_at > patience:
+                    raise InputsLost(f"slot 0 did not answer for {patience} s while its inputs were awaited")
+            await asyncio.sleep(GATE_SECONDS)
+        return inputs
+
+    @property
+    def all_inputs_ready(self) -> bool:
+        """Slot 0: whether every slot has its inputs."""
+        return len(self.slots_ready) == self._env.config.slots
 
     async def _rendezvous(self) -> int:
         """The port that rank 0 listens on: slot 0 picks a free one, the others ask for it."""

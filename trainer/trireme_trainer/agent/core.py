@@ -81,7 +81,13 @@ class Agent:
             attempt=self.target.attempt if self.target else 0,
             rendezvous_attempt=attempt.number if attempt else 0,
             rendezvous_port=attempt.rendezvous_port if attempt else 0,
+            all_inputs_ready=attempt.all_inputs_ready if attempt else False,
         )
+
+    def take_inputs_ready(self, slot: int, attempt: int) -> None:
+        """Slot 0: another slot has the inputs of an attempt."""
+        if self._attempt is not None and self._attempt.number == attempt:
+            self._attempt.slots_ready.add(slot)
 
     def take_shards(self, message: SlotShards) -> None:
         """Slot 0: another slot's files of a checkpoint. Raises AttemptOver."""

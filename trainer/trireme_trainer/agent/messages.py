@@ -122,6 +122,7 @@ class PeerState(WireModel):
     attempt: int
     rendezvous_attempt: int = 0
     rendezvous_port: int = 0
+    all_inputs_ready: bool = Field(default=False, description="Every slot of `rendezvous_attempt` has its inputs.")
 
 
 class SlotShards(WireModel):

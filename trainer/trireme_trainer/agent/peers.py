@@ -23,10 +23,14 @@ class LeaderClient:
             connector=aiohttp.TCPConnector(local_addr=(source_address, 0)),
         )
 
-    async def state(self) -> PeerState:
-        """What slot 0 says of itself. Raises PeerError."""
+    async def state(self, inputs_of: tuple[int, int] | None = None) -> PeerState:
+        """What slot 0 says of itself. Raises PeerError.
+
+        `inputs_of`: the calling slot and the attempt whose inputs it has, where it has them.
+        """
+        query = {} if inputs_of is None else {"slot": str(inputs_of[0]), "attempt": str(inputs_of[1])}
         try:
-            async with self._session.get(f"{self._base}/v1/peer") as response:
+            async with self._session.get(f"{self._base}/v1/peer", params=query) as response:
                 if response.status != 200:
                     raise PeerError(f"slot 0 answered {response.status}")
                 return PeerState.model_validate_json(await response.read())

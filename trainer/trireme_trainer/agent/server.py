@@ -63,7 +63,10 @@ def make_app(agent: Agent, token: str) -> web.Application:
         agent.heard_operator()
         return _answer(agent.report())
 
-    async def get_peer(_: web.Request) -> web.Response:
+    async def get_peer(request: web.Request) -> web.Response:
+        slot, attempt = request.query.get("slot", ""), request.query.get("attempt", "")
+        if slot.isdecimal() and attempt.isdecimal():
+            agent.take_inputs_ready(int(slot), int(attempt))
         return _answer(agent.peer_state())
 
     async def post_shards(request: web.Request) -> web.Response:
