@@ -172,6 +172,28 @@ async def test_a_failing_save_is_retried_reported_and_gives_way_to_a_newer_one(t
     assert gang.local_saves() == []
 
 
+async def test_files_that_are_in_the_store_are_not_sent_again_when_another_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gang = Gang(tmp_path, slots=1)
+    upload, sent, mend = gang.store.upload, [], threading.Event()
+
+    def one_fails(path: Path, key: str) -> None:
+        sent.append(path.name)
+        if path.name == "shard-0" and not mend.is_set():
+            raise StoreError("StoreUnavailable", "one part was lost", retryable=True)
+        upload(path, key)
+
+    monkeypatch.setattr(gang.store, "upload", one_fails)
+    gang.save(10)
+    await until(lambda: gang.slots[0].report().failing_reason == "StoreUnavailable")
+    assert gang.busy[-1], "a save that moves on does not give way to a newer one"
+    await until(lambda: sent.count("shard-0") > 1 and not gang.slots[0].busy)
+    mend.set()
+    await until(lambda: gang.committed == [10])
+    assert sent.count("shard-1") == 1
+
+
 async def test_a_slot_that_cannot_upload_tells_slot_0(tmp_path: Path) -> None:
     gang = Gang(tmp_path)
     gang.save(10, slots=[0])

@@ -57,6 +57,10 @@ class Save:
     """Where this node's ranks wrote; removed when the save is done and none of them writes any more."""
     slots: dict[int, list[ShardFile]] = field(default_factory=dict)
     own_files: list[ShardFile] | None = None
+    hashed: dict[str, ShardFile] = field(default_factory=dict)
+    uploaded: set[str] = field(default_factory=set)
+    counted: int = 0
+    """How many were uploaded at the last failure."""
     task: asyncio.Task[None] | None = None
     done: bool = False
 
@@ -132,7 +136,8 @@ class Committer:
         if message.problem_reason is not None:
             if message.given_up:
                 self._give_up(message.step)
-            self._fail(message.problem_reason, f"slot {message.slot}: {message.problem_message}")
+            problem = f"slot {message.slot}: {message.problem_message}"
+            self._fail(message.problem_reason, problem, moving=message.moving)
             return
         if message.step not in self._saves and any(s.done and s.step > message.step for s in self._saves.values()):
             return  # of a save that gave way to a newer one
@@ -180,20 +185,25 @@ class Committer:
 
     async def _upload(self, save: Save) -> list[ShardFile]:
         prefix = self._place.keys.step(self._place.attempt, save.step)
+        names = [(rank, Path(e.directory) / n, n) for rank, e in sorted(save.ranks.items()) for n in e.files]
         tasks = [
-            self._run(self._upload_file, Path(event.directory) / name, prefix, name, rank)
-            for rank, event in sorted(save.ranks.items())
-            for name in event.files
+            self._run(self._upload_file, save, path, prefix, name, rank)
+            for rank, path, name in names
+            if name not in save.uploaded
         ]
-        return list(await asyncio.gather(*tasks))
+        # Every one ends before another try, so that no key is written twice at once; what is there stays there.
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+        return [save.hashed[name] for _, _, name in names]
 
-    def _upload_file(self, path: Path, prefix: str, name: str, rank: int) -> ShardFile:
-        size, sha256 = hash_file(path)
-        file = ShardFile(path=name, bytes=size, sha256=sha256, rank=rank)
+    def _upload_file(self, save: Save, path: Path, prefix: str, name: str, rank: int) -> None:
+        if name not in save.hashed:
+            size, sha256 = hash_file(path)
+            save.hashed[name] = ShardFile(path=name, bytes=size, sha256=sha256, rank=rank)
         if not self._cancelled:
             self._store.upload(path, prefix + name)
-            self._store_down = False
-        return file
+            save.uploaded.add(name)
 
     def _commit_when_complete(self, save: Save) -> None:
         if len(save.slots) == self._place.slots and not save.done and (save.task is None or save.task.done()):
@@ -265,9 +275,10 @@ class Committer:
             case _:
                 log.error("checkpoint of step %d", save.step, exc_info=error)
                 reason = "SaveFailed"
-        self._fail(reason, f"checkpoint of step {save.step}: {type(error).__name__}: {error}")
+        moving, save.counted = len(save.uploaded) > save.counted, len(save.uploaded)
+        self._fail(reason, f"checkpoint of step {save.step}: {type(error).__name__}: {error}", moving=moving)
         if self._place.slot != 0:
-            message = self._message(save.step, problem_reason=reason, problem_message=str(error)[:1024])
+            message = self._message(save.step, problem_reason=reason, problem_message=str(error)[:1024], moving=moving)
             await self._tell_leader(message)
 
     async def _tell_leader(self, message: SlotShards, *, insist: bool = False) -> None:
@@ -285,10 +296,11 @@ class Committer:
                 return
             await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
 
-    def _fail(self, reason: str, message: str) -> None:
+    def _fail(self, reason: str, message: str, *, moving: bool = False) -> None:
+        """`moving`: some files came in since the last failure, so that the save need not give way to a newer one."""
         log.warning("%s: %s", reason, message)
         self._failing = (reason, message)
-        self._store_down = True
+        self._store_down = not moving
         self._on_change()
 
     def _message(self, step: int, **fields: Any) -> SlotShards:

@@ -135,4 +135,5 @@ class SlotShards(WireModel):
     files: list[ShardFile] = Field(default_factory=list)
     problem_reason: str | None = None
     problem_message: str = ""
+    moving: bool = Field(default=False, description="Other files of this slot came in since its last problem.")
     given_up: bool = Field(default=False, description="This slot will never bring the files of this step.")
