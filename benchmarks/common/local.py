@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,7 +53,8 @@ class Bench:
 
 @contextlib.contextmanager
 def running_cluster(directory: Path, nodes: int) -> Iterator[Bench]:
-    """Cluster and operator, both taken down at the end; their logs stay in the directory."""
+    """Cluster and operator, both taken down at the end, also of a SIGTERM; their logs stay in the directory."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     local = LocalCluster(directory / "cluster")
     local.down()
     try:
