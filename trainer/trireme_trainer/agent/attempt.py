@@ -402,8 +402,10 @@ class Attempt:
         loop = asyncio.get_running_loop()
         try:
             for rank in self.ranks.ranks:
-                if (tail := rank.log.take_tail()) is not None:
+                if (found := rank.log.unstored_tail()) is not None:
+                    tail, mark = found
                     await loop.run_in_executor(None, self._store.put, self._keys.log(self.number, rank.rank), tail)
+                    rank.log.stored(mark)
             for segment, lines in self._history.take():
                 key = self._keys.history(self.number, segment)
                 await loop.run_in_executor(None, self._store.put, key, b"".join(lines))

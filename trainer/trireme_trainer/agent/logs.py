@@ -65,13 +65,16 @@ class RankLog:
         except OSError:
             return ""
 
-    def take_tail(self) -> bytes | None:
-        """The last TAIL_BYTES when there is something new since the last call, else None."""
+    def unstored_tail(self) -> tuple[bytes, int] | None:
+        """The last TAIL_BYTES and a mark for stored(), or None when nothing came since what was stored."""
         if self._total == self._uploaded:
             return None
-        self._uploaded = self._total
         older = self._older.read_bytes() if self._older.exists() else b""
-        return (older + self.path.read_bytes())[-TAIL_BYTES:]
+        return (older + self.path.read_bytes())[-TAIL_BYTES:], self._total
+
+    def stored(self, mark: int) -> None:
+        """The tail with this mark is in the store; until then it is offered again."""
+        self._uploaded = mark
 
 
 async def pump(reader: asyncio.StreamReader, log: RankLog) -> None:
