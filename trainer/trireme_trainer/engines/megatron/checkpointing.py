@@ -79,16 +79,30 @@ def load(directory: Path, config: EngineConfig, model: GPTModel, optimizer: Opti
     except KeyError as error:
         raise CheckpointFormatError(f"{directory / sharded.INDEX_FILE}: state lacks {error}") from None
     check_same_model(dataclasses.asdict(config.model), stored_model)
-    request = {"optimizer": optimizer_sharded_state(model, optimizer, loading=True)}
-    request, _, factories = load_preprocess(request)
-    with sharded.ShardReader(directory, index) as reader:
-        loaded = dict_list_map_inplace(lambda shard: _read(reader, shard), request)
-    loaded = apply_factory_merges(loaded, factories)
+    request = optimizer_sharded_state(model, optimizer, loading=True)
     optimizer.forget_adam_step()
-    optimizer.distributed.load_parameter_state_from_fully_reshardable(loaded["optimizer"])
+    with sharded.ShardReader(directory, index) as reader:
+        optimizer.distributed.load_parameter_state_from_fully_reshardable(_ByParameter(reader, request))
     optimizer.set_adam_step(int(adam_step))
     optimizer.publish_main_parameters()
     return LoadedState(index.step, extra)
+
+
+class _ByParameter:
+    """The stored state by number of the parameter, read when asked for.
+
+    Megatron-core asks for one parameter after the other, and only for those of which this rank updates a part.
+    """
+
+    def __init__(self, reader: sharded.ShardReader, request: Mapping[int, Any]) -> None:
+        self._reader = reader
+        self._request = request
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        request, _, factories = load_preprocess({"parameter": self._request[number]})
+        loaded = dict_list_map_inplace(lambda shard: _read(self._reader, shard), request)
+        state: dict[str, torch.Tensor] = apply_factory_merges(loaded, factories)["parameter"]
+        return state
 
 
 def optimizer_sharded_state(model: GPTModel, optimizer: Optimizer, loading: bool) -> dict[int, Any]:
