@@ -17,6 +17,11 @@ from trireme_operator.decide import Contact, PutTarget
 log = logging.getLogger(__name__)
 
 AGENT_PORT = 7070
+CONNECT_SECONDS = 2.0
+"""A dead machine answers nothing at all; a living one accepts at once, however busy it is."""
+SUSPECTS_AT_ONCE = 16
+RETRY_SECONDS = 2.0
+"""Between two tries to tell an agent that did not take its target."""
 
 
 class AgentClient:
@@ -24,8 +29,14 @@ class AgentClient:
 
     def __init__(self, key: bytes, timeout_seconds: float, concurrency: int) -> None:
         self._key = key
-        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
-        self._gate = asyncio.Semaphore(concurrency)
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=min(CONNECT_SECONDS, timeout_seconds))
+        # Who does not answer waits for its time-outs among its like, so that dead machines delay no one else.
+        self._gates = {(method, False): asyncio.Semaphore(concurrency) for method in ("GET", "PUT")} | {
+            (method, True): asyncio.Semaphore(min(SUSPECTS_AT_ONCE, concurrency)) for method in ("GET", "PUT")
+        }
+        self._telling: dict[str, asyncio.Task[None]] = {}  # by pod UID
+        self._waiting: dict[str, tuple[str, PutTarget]] = {}  # what a pod is told after that
+        self._not_told: dict[str, float] = {}  # when telling it failed
         self._session: aiohttp.ClientSession | None = None
         self.contacts: dict[str, Contact] = {}
 
@@ -35,17 +46,26 @@ class AgentClient:
         self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout, trust_env=False)
 
     async def close(self) -> None:
+        self._tell_nobody()
         if self._session is not None:
             await self._session.close()
 
     def forget_all(self) -> None:
         """Start anew, when leadership begins: what was known then may be old."""
         self.contacts.clear()
+        self._tell_nobody()
+
+    def _tell_nobody(self) -> None:
+        for task in self._telling.values():
+            task.cancel()
+        for known in (self._telling, self._waiting, self._not_told):
+            known.clear()
 
     def forget_except(self, pod_uids: set[str]) -> None:
         """Drop what is known of pods that no job refers to any more."""
         for uid in [uid for uid in self.contacts if uid not in pod_uids]:
             del self.contacts[uid]
+            self._not_told.pop(uid, None)
 
     def _url(self, address: str, path: str) -> str:
         host = f"[{address}]" if ":" in address else address
@@ -54,11 +74,14 @@ class AgentClient:
     def _headers(self, job_uid: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {agent_token(self._key, job_uid)}"}
 
+    def _gate(self, method: str, contact: Contact) -> asyncio.Semaphore:
+        return self._gates[method, bool(contact.error)]
+
     async def poll(self, job_uid: str, pod_uid: str, address: str) -> None:
         """Ask one agent for its report and note the outcome."""
         assert self._session is not None
         contact = self.contacts.setdefault(pod_uid, Contact(pod_uid=pod_uid, since=time.time()))
-        async with self._gate:
+        async with self._gate("GET", contact):
             try:
                 url = self._url(address, "/v1/report")
                 async with self._session.get(url, headers=self._headers(job_uid)) as answer:
@@ -74,12 +97,37 @@ class AgentClient:
         known = self.contacts.get(pod_uid, contact)
         self.contacts[pod_uid] = replace(known, last=time.time(), report=report, error="")
 
+    def tell(self, job_uid: str, put: PutTarget) -> None:
+        """Give one agent its target in the background: a dead one must not hold up its job, nor others'.
+
+        A pod is told one thing at a time, the newest last; one that did not take its target is tried again a little
+        later. Must be called in the loop.
+        """
+        uid = put.pod_uid
+        if time.monotonic() - self._not_told.get(uid, -RETRY_SECONDS) < RETRY_SECONDS:
+            return
+        if uid in self._telling:
+            self._waiting[uid] = (job_uid, put)
+            return
+        self._telling[uid] = asyncio.create_task(self.put(job_uid, put), name=f"tell {uid}")
+        self._telling[uid].add_done_callback(lambda task: self._told(uid, put, task))
+
+    def _told(self, uid: str, put: PutTarget, task: asyncio.Task[None]) -> None:
+        if self._telling.get(uid) is not task:
+            return  # everybody was forgotten meanwhile
+        del self._telling[uid]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("telling the agent of slot %d", put.slot, exc_info=error)
+        following = self._waiting.pop(uid, None)
+        if following is not None and following[1].target != put.target:
+            self.tell(*following)
+
     async def put(self, job_uid: str, put: PutTarget) -> None:
         """Give one agent its target and note whether it took it."""
         assert self._session is not None
         contact = self.contacts.setdefault(put.pod_uid, Contact(pod_uid=put.pod_uid, since=time.time()))
         headers = {**self._headers(job_uid), "Content-Type": "application/json"}
-        async with self._gate:
+        async with self._gate("PUT", contact):
             try:
                 url = self._url(put.address, "/v1/target")
                 async with self._session.put(url, headers=headers, data=put.target.to_json()) as answer:
@@ -89,9 +137,11 @@ class AgentClient:
                         return
                     answer.raise_for_status()
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                self._not_told[put.pod_uid] = time.monotonic()
                 self._failed(put.pod_uid, contact, "PUT", error)
                 return
         metrics.AGENT_POLLS.labels("PUT", "ok").inc()
+        self._not_told.pop(put.pod_uid, None)
         known = self.contacts.get(put.pod_uid, contact)
         self.contacts[put.pod_uid] = replace(known, last=time.time(), sent=put.target, error="")
 

@@ -1,6 +1,5 @@
 """Executes decisions. Every write is idempotent, has a deterministic name or a precondition, and may be repeated."""
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -55,8 +54,8 @@ class NameTaken(ApiError):
 class Agents(Protocol):
     """Who can give targets to agents."""
 
-    async def put(self, job_uid: str, put: PutTarget) -> None:
-        """Give one agent its target."""
+    def tell(self, job_uid: str, put: PutTarget) -> None:
+        """Give one agent its target; does not wait for it."""
 
 
 class Executor:
@@ -132,7 +131,8 @@ class Executor:
         puts = [action for action in actions if isinstance(action, PutTarget)]
         if puts:
             self._check()
-            await asyncio.gather(*(self._agents.put(observed.job.uid, put) for put in puts))
+            for put in puts:
+                self._agents.tell(observed.job.uid, put)
         for action in actions:
             if isinstance(action, PutTarget):
                 continue

@@ -37,7 +37,7 @@ class FakeAgents:
             return
         self.contacts[uid] = replace(contact, last=self.cluster.now, report=agent.report(), error="")
 
-    async def put(self, job_uid: str, put: PutTarget) -> None:
+    def tell(self, job_uid: str, put: PutTarget) -> None:
         contact, agent = self._contact(put.pod_uid), self.cluster.agents.get(put.pod_uid)
         if agent is None or not self.cluster.nodes[agent.node].reachable:
             self.contacts[put.pod_uid] = replace(contact, error="no answer")
