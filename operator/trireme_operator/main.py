@@ -166,6 +166,7 @@ class Operator:
                 await self._relist(self._world.pods, "", "v1", "pods")
                 if self._world.nodes is not None:
                     await self._relist(self._world.nodes, "", "v1", "nodes", namespaced=False)
+                self._world.forget_gone()
                 for key in self._world.job_keys():
                     self._queue.add(key)
                 await asyncio.sleep(self._config.resync_seconds)

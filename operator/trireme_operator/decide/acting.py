@@ -7,6 +7,8 @@ from trireme_operator.decide import room, targets
 from trireme_operator.decide.model import Action, CreatePod, DeleteJob, DeletePod, EnsureObjects, PodView, seconds_since
 from trireme_operator.decide.situation import Situation
 
+FINISHED_RETRY_SECONDS = 5.0
+
 
 def actions(s: Situation) -> tuple[Action, ...]:
     """All actions that the stored stage asks for and that are not done yet."""
@@ -77,6 +79,15 @@ def _finish(s: Situation) -> tuple[Action, ...]:
     if ended <= s.observed.policy.release_grace_seconds:
         return ()
     return tuple(_delete(s, pod, "job has finished") for pod in s.observed.pods if not pod.finished and _worth(s, pod))
+
+
+def next_look_at_finished_seconds(s: Situation) -> float | None:
+    """When a finished job needs a pass again: soon while pods are left, else once, when its time to live is over."""
+    ttl = s.spec.ttl_seconds_after_finished
+    left = None if ttl is None else ttl - seconds_since(s.status.completion_time, s.now)
+    if any(not pod.finished for pod in s.observed.pods) or (left is not None and left <= 0):
+        return FINISHED_RETRY_SECONDS
+    return left
 
 
 def _worth(s: Situation, pod: PodView) -> bool:

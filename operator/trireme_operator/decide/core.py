@@ -31,7 +31,7 @@ def _decide(observed: Observed, kind: Kind) -> Decision:
     if s is None:
         return Decision()
     if s.gang.phase == GangPhase.FINISHED:
-        return Decision(actions=acting.actions(s), requeue_seconds=5.0)
+        return Decision(actions=acting.actions(s), requeue_seconds=acting.next_look_at_finished_seconds(s))
     facts = progress.absorb(s, s.status)
     told = progress.checkpoint_events(s.status.checkpoint, facts.checkpoint)
     ahead = Situation(_with_status(observed, facts), s.spec, s.resolved)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal
 
 from trireme.protocol import Report, Target
@@ -156,7 +157,11 @@ class Observed:
 
     def node(self, name: str | None) -> NodeView | None:
         """A node by name; None when it is gone or nodes cannot be seen."""
-        return next((n for n in self.nodes or () if n.name == name), None)
+        return None if name is None else self._nodes_by_name.get(name)
+
+    @cached_property
+    def _nodes_by_name(self) -> Mapping[str, NodeView]:
+        return {node.name: node for node in self.nodes or ()}
 
     def contact(self, pod: PodView | None) -> Contact | None:
         """What the poller knows of a pod."""

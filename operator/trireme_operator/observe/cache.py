@@ -1,6 +1,6 @@
 """Objects as last seen. An older resourceVersion never replaces a newer one."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 JsonObject = dict[str, Any]
@@ -19,11 +19,16 @@ def _version(raw: JsonObject) -> int | None:
 
 
 class Cache:
-    """All objects of one resource, with an index by one label."""
+    """All objects of one resource, with an index by one label; `on_change` is told each old and new object."""
 
-    def __init__(self, index_label: str | None = None) -> None:
+    def __init__(
+        self,
+        index_label: str | None = None,
+        on_change: Callable[[JsonObject | None, JsonObject | None], None] | None = None,
+    ) -> None:
         self._objects: dict[Key, JsonObject] = {}
         self._label = index_label
+        self._on_change = on_change
         self._index: dict[str, set[Key]] = {}
         self._tombstones: dict[str, int | None] = {}  # UID -> version at deletion
         self.synced = False
@@ -57,10 +62,14 @@ class Cache:
             return  # a late event of an object that is gone
         if old is not None and old["metadata"].get("uid") == uid:
             ours, theirs = _version(old), _version(raw)
-            if ours is not None and theirs is not None and theirs < ours:
+            if ours is not None and theirs is not None and theirs <= ours:
                 return
+        # Half of an object's bytes, and nobody here reads them.
+        raw = {**raw, "metadata": {k: v for k, v in raw["metadata"].items() if k != "managedFields"}}
         self._drop(key)
         self._objects[key] = raw
+        if self._on_change is not None:
+            self._on_change(None, raw)
         value = self._value(raw)
         if value is not None:
             self._index.setdefault(value, set()).add(key)
@@ -88,6 +97,8 @@ class Cache:
 
     def _drop(self, key: Key) -> None:
         raw = self._objects.pop(key, None)
+        if raw is not None and self._on_change is not None:
+            self._on_change(raw, None)
         value = self._value(raw) if raw is not None else None
         if value is not None:
             self._index[value].discard(key)

@@ -1,7 +1,6 @@
 """From raw objects of the API to what decide() sees."""
 
 import logging
-from collections.abc import Iterable
 from datetime import datetime
 from math import ceil
 from typing import Any
@@ -112,7 +111,7 @@ def milli(quantities: dict[str, Any]) -> dict[str, int]:
     return found
 
 
-def requests_of(raw: JsonObject) -> Quantities:
+def requests_of(raw: JsonObject) -> dict[str, int]:
     """What a pod requests of its node.
 
     As k8s.io/component-helpers/resource counts it: containers and sidecars together, or an init container with the
@@ -149,20 +148,8 @@ def _amounts(resources: JsonObject | None) -> dict[str, int]:
     return milli({**(given.get("limits") or {}), **(given.get("requests") or {})})
 
 
-def node_views(nodes: Iterable[JsonObject], pods: Iterable[JsonObject]) -> tuple[NodeView, ...]:
-    """Nodes with what is free on them."""
-    used: dict[str, dict[str, int]] = {}
-    for pod in pods:
-        node = (pod.get("spec") or {}).get("nodeName")
-        if not node or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
-            continue
-        taken = used.setdefault(node, {})
-        for name, amount in {**requests_of(pod), "pods": 1000}.items():
-            taken[name] = taken.get(name, 0) + amount
-    return tuple(_node_view(raw, used.get(raw["metadata"]["name"], {})) for raw in nodes)
-
-
-def _node_view(raw: JsonObject, used: dict[str, int]) -> NodeView:
+def node_view(raw: JsonObject, used: Quantities) -> NodeView:
+    """A node, of which its pods use this much."""
     spec, status = raw.get("spec") or {}, raw.get("status") or {}
     ready = next((c["status"] for c in status.get("conditions") or [] if c["type"] == "Ready"), "Unknown")
     allocatable = {"pods": 110_000, **milli(status.get("allocatable") or {})}

@@ -13,7 +13,8 @@ from trireme_operator.decide.capacity import pod_requests
 from trireme_operator.decide.kinds import parse
 from trireme_operator.observe.cache import Cache, JsonObject
 from trireme_operator.observe.queue import JobKey
-from trireme_operator.observe.views import UnreadableStatus, job_view, node_views, pod_view
+from trireme_operator.observe.usage import NodeUsage
+from trireme_operator.observe.views import UnreadableStatus, job_view, pod_view
 
 
 class Contacts(Protocol):
@@ -31,13 +32,14 @@ class World:
         self._clock = clock
         self.kinds = kinds
         self.jobs = {name: Cache() for name in kinds}
-        self.pods = Cache(index_label=LABEL_UID)
+        self._usage = NodeUsage()
+        self.pods = Cache(index_label=LABEL_UID, on_change=self._usage.pod_changed)
         self.nodes: Cache | None = Cache()
         self.agents = agents
         self.policy = policy
         self.obstacles: dict[str, Obstacle] = {}  # by job UID
-        self._views: dict[tuple[str, str], JobView] = {}
-        self._specs: dict[tuple[str, str], TrainingJobSpec | None] = {}
+        self._views: dict[str, JobView] = {}  # by UID
+        self._specs: dict[str, TrainingJobSpec | None] = {}  # by UID, as resolved
 
     @property
     def synced(self) -> bool:
@@ -70,11 +72,9 @@ class World:
 
     def _view(self, raw: JsonObject) -> JobView:
         uid, version = raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]
-        view = self._views.get((uid, version))
-        if view is None:
-            for stale in [known for known in self._views if known[0] == uid]:
-                del self._views[stale]
-            view = self._views[(uid, version)] = job_view(raw)
+        view = self._views.get(uid)
+        if view is None or view.resource_version != version:
+            view = self._views[uid] = job_view(raw)
         return view
 
     def pods_of(self, job: JobView) -> tuple[PodView, ...]:
@@ -94,7 +94,7 @@ class World:
         job = self.job(key)
         if job is None:
             return None
-        nodes = None if self.nodes is None else node_views(self.nodes, self.pods)
+        nodes = None if self.nodes is None else self._usage.views(self.nodes)
         waits = job.status.gang.phase in (GangPhase.WAITING, GangPhase.FORMING, GangPhase.FENCING)
         return Observed(
             now=self._clock(),
@@ -130,7 +130,9 @@ class World:
             return None
         if gang.not_before is not None and gang.not_before.timestamp() > self._clock():
             return None
-        spec = self._specs.setdefault((job.uid, "resolved"), parse(self.kinds[kind], resolved.spec))
+        if job.uid not in self._specs:
+            self._specs[job.uid] = parse(self.kinds[kind], resolved.spec)
+        spec = self._specs[job.uid]
         if spec is None:
             return None
         pods = self.pods_of(job)
@@ -156,8 +158,15 @@ class World:
 
     def on_node(self, name: str) -> list[JobKey]:
         """Jobs with a pod on a node."""
-        pods = [raw for raw in self.pods if (raw.get("spec") or {}).get("nodeName") == name]
+        pods = [raw for key in self._usage.pods_on(name) if (raw := self.pods.get(*key)) is not None]
         return sorted({key for raw in pods if (key := self.job_of_pod(raw)) is not None})
+
+    def forget_gone(self) -> None:
+        """Drop what is remembered of jobs that are gone."""
+        present = {raw["metadata"]["uid"] for cache in self.jobs.values() for raw in cache}
+        for known in (self._views, self._specs, self.obstacles):
+            for uid in [uid for uid in known if uid not in present]:
+                known.pop(uid)
 
     def waiting(self) -> list[JobKey]:
         """Jobs that wait for capacity."""

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from trireme_operator.observe.views import node_views, pod_view, requests_of
+from trireme_operator.observe.cache import Cache
+from trireme_operator.observe.usage import NodeUsage
+from trireme_operator.observe.views import pod_view, requests_of
 
 Json = dict[str, Any]
 
@@ -35,9 +37,12 @@ def test_every_legal_quantity_is_read(text: str, thousandths: int) -> None:
 
 
 def test_an_unreadable_quantity_costs_only_itself() -> None:
-    node = {"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "4", "odd": "?"}}}
-    odd = pod(containers=[container(cpu="1", memory="many")], nodeName="n")
-    (view,) = node_views([node], [odd, pod(containers=[container(cpu="1")], nodeName="n")])
+    usage = NodeUsage()
+    usage.pod_changed(None, pod("odd", containers=[container(cpu="1", memory="many")], nodeName="n"))
+    usage.pod_changed(None, pod("even", containers=[container(cpu="1")], nodeName="n"))
+    nodes = Cache()
+    nodes.handle(None, {"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "4", "odd": "?"}}})
+    (view,) = usage.views(nodes)
     assert (view.free["cpu"], view.free["pods"]) == (2000, 108_000)
 
 
