@@ -6,7 +6,7 @@ import signal
 from collections.abc import Sequence
 
 from trireme.resources import GROUP, VERSION, all_kinds
-from trireme_operator import server
+from trireme_operator import metrics, server
 from trireme_operator.agents import AgentClient
 from trireme_operator.apply.api import Api, ApiError, JsonObject, load_configuration, path_of
 from trireme_operator.apply.events import EventRecorder
@@ -44,7 +44,7 @@ class Operator:
             renew_deadline_seconds=config.renew_deadline_seconds,
             retry_seconds=config.retry_seconds,
             on_start=self._start_leading,
-            on_stop=self._agents.forget_all,
+            on_stop=self._stop_leading,
         )
         leading = self._leader.leading
         self._poller = Poller(self._world, self._agents, self._queue, leading, config.poll_seconds)
@@ -98,6 +98,11 @@ class Operator:
         self._world.begin_leading()
         for key in self._world.job_keys():
             self._queue.add(key)
+
+    def _stop_leading(self) -> None:
+        """What was known of agents and jobs grows old from now on; the next leader tells both."""
+        self._agents.forget_all()
+        metrics.clear_jobs()
 
     async def _wait_for_kinds(self, stop: asyncio.Event) -> None:
         """Watches can only be opened once the CRDs are served."""
@@ -159,6 +164,7 @@ class Operator:
 
     async def _resync(self) -> None:
         """List everything, then and again: a missed event costs at most this long."""
+        known: list[JobKey] = []
         while True:
             try:
                 for kind in self._kinds.values():
@@ -167,8 +173,11 @@ class Operator:
                 if self._world.nodes is not None:
                     await self._relist(self._world.nodes, "", "v1", "nodes", namespaced=False)
                 self._world.forget_gone()
-                for key in self._world.job_keys():
+                present = self._world.job_keys()
+                # Also those whose deletion was missed: a pass over what is gone removes its metrics.
+                for key in {*present, *known}:
                     self._queue.add(key)
+                known = present
                 await asyncio.sleep(self._config.resync_seconds)
             except ApiError as error:
                 log.warning("resync: %s", error)

@@ -39,3 +39,9 @@ JOB_SECONDS = Gauge(
     ["kind", "namespace", "name", "category"],
     registry=REGISTRY,
 )
+
+
+def clear_jobs() -> None:
+    """Remove all that is said of jobs: it is the leader's to say."""
+    for gauge in (JOB_STATE, JOB_ATTEMPT, JOB_STEP, JOB_RESTARTS, JOB_SECONDS):
+        gauge.clear()
