@@ -162,6 +162,10 @@ class GangStatus(StatusModel):
         default=None, description="When pods were first wanted that are not bound yet; the scheduling deadline's start."
     )
     scheduling_tries: int = Field(default=0, ge=0, description="Times that the scheduling deadline released all pods.")
+    room_unseen: bool = Field(
+        default=False,
+        description="True when all pods are created for the scheduler to find room that is not there yet.",
+    )
     drain_cause: str = Field(default="", description="Why the ranks were asked to save and exit.")
     node_records: list[NodeRecord] = Field(
         default_factory=list,

@@ -63,7 +63,7 @@ def _form(s: Situation) -> tuple[Action, ...]:
     missing = room.missing(s)
     not_before = s.gang.not_before
     waits = not_before is not None and s.now < not_before.timestamp()
-    if not missing or waits or room.shortage(s) is not None:
+    if not missing or waits or (not room.left_to_scheduler(s) and room.shortage(s) is not None):
         return tuple(deletions)
     excluded = s.excluded_nodes
     return (*deletions, EnsureObjects(), *(CreatePod(slot=slot, excluded_nodes=excluded) for slot in missing))

@@ -91,11 +91,14 @@ def _backing_off(s: Situation) -> bool:
 
 
 def _waiting(s: Situation) -> Step | None:
-    """No pods; wait until the whole gang fits."""
+    """No pods; wait until the whole gang fits, or until it is the scheduler's or an autoscaler's turn to find room."""
     suspended = _suspend_now(s)
     if suspended is not None:
         return suspended
-    if s.pods or _backing_off(s) or room.shortage(s) is not None:
+    if s.pods or _backing_off(s):
+        return None
+    unseen = not room.left_to_scheduler(s) and room.shortage(s) is not None
+    if unseen and seconds_since(s.gang.phase_since, s.now) <= s.timeouts.scheduling_timeout_seconds:
         return None
     attempt = max(1, s.gang.attempt)
     slots = [SlotStatus(index=slot, pod=f"{s.observed.job.name}-{slot}") for slot in s.slots]
@@ -107,6 +110,7 @@ def _waiting(s: Situation) -> Step | None:
         slots=slots,
         not_before=None,
         scheduling_since=to_time(s.now),
+        room_unseen=unseen,
     )
     message = f"attempt {attempt}: {s.resolved.slots} pods with {s.resolved.ranks_per_slot} ranks each"
     return status, (JobEvent("Normal", "GangForming", message),)
@@ -146,7 +150,9 @@ def _forming(s: Situation) -> Step | None:
         status = s.status.model_copy(
             update={"restarts": progress.stamp(s.status.restarts, s.gang.attempt, ready_at=to_time(s.now))}
         )
-        status = enter(s, GangPhase.PREPARING, status, slots=slots, scheduling_since=None, not_before=None)
+        status = enter(
+            s, GangPhase.PREPARING, status, slots=slots, scheduling_since=None, not_before=None, room_unseen=False
+        )
         return status, (JobEvent("Normal", "GangReady", f"all {len(slots)} agents hold attempt {s.gang.attempt}"),)
     return _scheduling_deadline(s)
 
@@ -167,6 +173,7 @@ def _scheduling_deadline(s: Situation) -> Step | None:
         not_before=to_time(s.now + delay),
         scheduling_since=None,
         scheduling_tries=tries,
+        room_unseen=False,
     )
     message = (
         f"{len(unbound)} of {s.resolved.slots} pods without a node after {waited:.0f} s; next try in {delay:.0f} s"

@@ -120,6 +120,18 @@ def shortage(s: Situation) -> tuple[str, str] | None:
     return reason, room.message() + avoided
 
 
+def left_to_scheduler(s: Situation) -> bool:
+    """Whether pods are created without room in sight, because room comes of pods that wait for it.
+
+    A priority that preempts, another scheduler and a queue act on pods alone. The scheduling deadline still gives all
+    of them back when one gets no node.
+    """
+    workers = s.spec.workers
+    scheduler = workers.scheduler_name not in (None, "default-scheduler")
+    queue = any(label.rsplit("/", 1)[-1] == "queue-name" for label in workers.labels)
+    return s.gang.room_unseen or scheduler or queue or workers.priority_class_name is not None
+
+
 def _ahead(s: Situation) -> list[Claim]:
     """What others take first: pods that wait for a node already, and all that older jobs want."""
     me = (s.observed.job.created, s.observed.job.uid)
