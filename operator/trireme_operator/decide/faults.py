@@ -34,6 +34,7 @@ class Cause(StrEnum):
     AGENT_LOST = "AgentUnreachable"
     NOT_STARTED = "PodNotStarted"
     PREEMPTION = "Preemption"
+    STATUS_LOST = "StatusLost"  # agents hold an attempt that the stored status does not know of
     RESUMED = "Resumed"
     CREATED = "Created"
 
@@ -55,6 +56,7 @@ BUDGETS: dict[Cause, Budget | None] = {
     Cause.OOM_KILLED: Budget.OUT_OF_MEMORY,
     Cause.HANG: Budget.HANG,
     Cause.PREEMPTION: None,
+    Cause.STATUS_LOST: None,
     Cause.RESUMED: None,
     Cause.CREATED: None,
 }

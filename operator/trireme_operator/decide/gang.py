@@ -17,7 +17,7 @@ from trireme.resources.status import (
 from trireme_operator.decide import conditions, exclusion, faults, progress, restarts, retelling, room
 from trireme_operator.decide.faults import Cause, Fault
 from trireme_operator.decide.model import JobEvent, seconds_since, to_time
-from trireme_operator.decide.situation import Situation
+from trireme_operator.decide.situation import PHASES, Situation
 
 Step = tuple[JobStatus, tuple[JobEvent, ...]]
 """A status to write because the job enters a new stage, with its events."""
@@ -28,6 +28,9 @@ def advance(s: Situation) -> Step | None:
     deadline = _active_deadline(s)
     if deadline is not None:
         return deadline
+    behind = _behind(s)
+    if behind is not None:
+        return behind
     outstayed = _outstayed(s)
     if outstayed is not None:
         return outstayed
@@ -59,6 +62,25 @@ def _active_deadline(s: Situation) -> Step | None:
     if s.gang.phase == GangPhase.STOPPED or active <= limit:
         return None
     return restarts.fail(s, "DeadlineExceeded", f"active for {active:.0f} s, activeDeadlineSeconds is {limit}")
+
+
+def _behind(s: Situation) -> Step | None:
+    """Agents took an attempt that was never stored, for example because the cluster's store was set back to a backup.
+
+    When it is only what we saw that is old, the write of this status is refused, and we look again.
+    """
+    held = max((report.attempt for slot in s.slots if (report := s.report(slot)) is not None), default=0)
+    if held <= s.gang.attempt or s.gang.phase not in PHASES or s.gang.phase == GangPhase.FINISHED:
+        return None
+    # Whatever the agents run must be fenced, in the pods that are there now.
+    slots = [
+        _slot_status(s, slot) if slot in s.pods else s.records[slot]
+        for slot in s.slots
+        if slot in s.pods or slot in s.records
+    ]
+    gang = s.gang.model_copy(update={"attempt": held, "slots": slots})
+    message = f"agents hold attempt {held}, the stored status is of attempt {s.gang.attempt}"
+    return restarts.raise_attempt(s, Cause.STATUS_LOST, message, status=s.status.model_copy(update={"gang": gang}))
 
 
 def _outstayed(s: Situation) -> Step | None:

@@ -271,6 +271,21 @@ def test_a_drained_pod_that_ends_first_leaves_slot_0_time_to_commit() -> None:
     assert resume.step >= saved
 
 
+def test_a_status_set_back_to_a_backup_is_overtaken_and_not_stuck() -> None:
+    story = Story()
+    story.until_step(5)
+    backup = story.cluster.job["status"]
+    story.agent(1).fail(FailureKind.KILLED)
+    story.until_running(2)
+    story.until(lambda: story.agent(0).ranks_of == 2)
+    story.cluster.job = {**story.cluster.job, "status": backup}
+    story.cluster.edit_job()
+    story.until_running(3)
+    assert story.status.gang.cause == "StatusLost"
+    story.until_ended()
+    assert story.status.state == JobState.SUCCEEDED
+
+
 def test_suspend_saves_gives_the_pods_back_and_goes_on_later() -> None:
     story = Story()
     story.until_step(8)
