@@ -76,6 +76,7 @@ async def lose_a_node_and_finish(
             await until("two checkpoints", lambda: len(training.commits) >= 2, 60)
             training.paused = True
             await until("recorded", lambda: status().checkpoint.step == training.commits[-1].step)
+            before = {slot.index: slot.pod_uid for slot in status().gang.slots}
             lost = next(slot for slot in status().gang.slots if slot.index == 1)
             assert lost.node is not None
             nodes.silence(lost.node)
@@ -97,7 +98,10 @@ async def lose_a_node_and_finish(
                 "state": end.state,
                 "attempt": end.gang.attempt,
                 "resumed at": end.gang.resume_from.step if end.gang.resume_from else None,
-                "restarts": end.restarts.model_dump(include={"total", "infrastructure", "application", "by_cause"}),
+                "restarts": end.restarts.model_dump(
+                    include={"total", "infrastructure", "application", "out_of_memory", "hang", "fruitless", "by_cause"}
+                ),
+                "slots that kept their pod": [s.index for s in end.gang.slots if s.pod_uid == before[s.index]],
                 "pods of slot 0": len(survivor),
                 "pods of slot 1": len(replaced),
             }
@@ -110,6 +114,7 @@ async def test_a_stopped_leader_changes_nothing(prepared: ApiServerProcess, tmp_
     stopped = await lose_a_node_and_finish(prepared, tmp_path / "two", 83, stop_leader=True)
     assert plain["state"] == JobState.SUCCEEDED
     assert plain["attempt"] == 2
+    assert plain["slots that kept their pod"] == [0]
     assert (plain["pods of slot 0"], plain["pods of slot 1"]) == (1, 2)
     assert stopped == plain
 
