@@ -158,7 +158,9 @@ class Workers(Strict):
         default_factory=Resources, description="Requests and limits added to those of the devices."
     )
     shared_memory: Quantity | None = Field(
-        default=None, description="Size limit of /dev/shm, held in memory; the node's default when left out."
+        default=None,
+        description="Size limit of /dev/shm, held in memory and counted as the container's. When left out: half "
+        "the memory limit, or 8Gi without one; for kind cpu the node's default.",
     )
     env: list[EnvVar] = Field(
         default_factory=list,
@@ -189,6 +191,11 @@ class Workers(Strict):
     priority_class_name: ObjectName | None = Field(default=None, description="Priority class of the pods.")
     scheduler_name: ObjectName | None = Field(default=None, description="Scheduler that places the pods.")
     security_context: RawObject | None = Field(default=None, description="Security context of the pod, as in a Pod.")
+    container_security_context: RawObject | None = Field(
+        default=None,
+        description="Security context of the trainer container, as in a Pod: for example capabilities.add IPC_LOCK for "
+        "RDMA. Fields left out keep the Restricted standard's values.",
+    )
     labels: LabelMap = Field(
         default_factory=dict,
         max_length=64,

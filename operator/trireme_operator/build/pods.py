@@ -12,6 +12,7 @@ from trireme_operator.decide.capacity import pod_resources
 CA_PATH = "/etc/trireme-ca"
 HOSTNAME_LABEL = "kubernetes.io/hostname"
 USER_ID = 1000
+DEFAULT_SHARED_MEMORY = "8Gi"
 
 
 def pod(
@@ -61,14 +62,11 @@ def _container(names: Names, spec: TrainingJobSpec, resolved: Resolved, slot: in
             {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
         ],
         "resources": resources.to_manifest(),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": _container_security(workers.container_security_context),
         "volumeMounts": [
             {"name": "trireme-config", "mountPath": "/etc/trireme", "readOnly": True},
             {"name": "trireme-scratch", "mountPath": "/scratch"},
-            *([{"name": "trireme-shm", "mountPath": "/dev/shm"}] if workers.shared_memory else []),
+            *([{"name": "trireme-shm", "mountPath": "/dev/shm"}] if _shared_memory(spec) else []),
             *(
                 [{"name": "trireme-ca", "mountPath": CA_PATH, "readOnly": True}]
                 if spec.checkpoint.ca_bundle is not None
@@ -122,8 +120,9 @@ def _volumes(names: Names, spec: TrainingJobSpec) -> list[dict[str, Any]]:
         {"name": "trireme-config", "configMap": {"name": names.config_map}},
         {"name": "trireme-scratch", "emptyDir": {}},
     ]
-    if workers.shared_memory:
-        volumes.append({"name": "trireme-shm", "emptyDir": {"medium": "Memory", "sizeLimit": workers.shared_memory}})
+    shared = _shared_memory(spec)
+    if shared:
+        volumes.append({"name": "trireme-shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared}})
     bundle = spec.checkpoint.ca_bundle
     if bundle is not None:
         reference = bundle.config_map_ref
@@ -131,6 +130,22 @@ def _volumes(names: Names, spec: TrainingJobSpec) -> list[dict[str, Any]]:
         volumes.append({"name": "trireme-ca", "configMap": {"name": reference.name, "items": items}})
     volumes += [v.model_dump(mode="json", by_alias=True, exclude_none=True) for v in workers.volumes]
     return volumes
+
+
+def _shared_memory(spec: TrainingJobSpec) -> str | None:
+    """Size of /dev/shm: NCCL's rings and data loaders do not fit into the 64 MiB that container runtimes give."""
+    workers = spec.workers
+    if workers.shared_memory or workers.accelerator.kind == "cpu":
+        return workers.shared_memory
+    limit = workers.memory_limit_bytes
+    return DEFAULT_SHARED_MEMORY if limit is None else str(limit // 2)
+
+
+def _container_security(given: dict[str, Any] | None) -> dict[str, Any]:
+    """The Restricted pod security standard, unless the spec says otherwise field by field."""
+    wanted = given or {}
+    capabilities = {"drop": ["ALL"], **(wanted.get("capabilities") or {})}
+    return {"allowPrivilegeEscalation": False, **wanted, "capabilities": capabilities}
 
 
 def _pod_security(given: dict[str, Any] | None) -> dict[str, Any]:

@@ -149,3 +149,27 @@ def test_the_secret_holds_a_token_that_only_the_key_makes() -> None:
     assert token != build.agent_token(b"b" * 32, NAMES.uid)
     assert token != build.agent_token(b"a" * 32, "other")
     assert "aaaa" not in json.dumps(build.agent_secret(NAMES, b"a" * 32))
+
+
+def test_a_capability_can_be_added_without_losing_the_rest_of_the_standard() -> None:
+    given = workers(containerSecurityContext={"capabilities": {"add": ["IPC_LOCK"]}})
+    (container,) = pod(0, **given)["spec"]["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"], "add": ["IPC_LOCK"]},
+    }
+
+
+def test_devices_that_talk_through_shared_memory_have_some() -> None:
+    def size(**more: Any) -> str | None:
+        spec = pod(0, **workers(**more))["spec"]
+        mounts = [m["mountPath"] for m in spec["containers"][0]["volumeMounts"]]
+        found = [v["emptyDir"]["sizeLimit"] for v in spec["volumes"] if v["name"] == "trireme-shm"]
+        assert ("/dev/shm" in mounts) == bool(found)
+        return found[0] if found else None
+
+    gpu = {"accelerator": {"kind": "h100-sxm"}}
+    assert size() is None
+    assert size(**gpu) == "8Gi"
+    assert size(**gpu, resources={"limits": {"memory": "64Gi"}}) == str(32 * 1024**3)
+    assert size(**gpu, sharedMemory="1Gi") == "1Gi"
