@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from trireme.checkpoints import JobKeys, Manifest
 from trireme.protocol import AgentState, Failure, FailureKind, ModelRef, Phase, Target
-from trireme_trainer.agent import attempt as attempt_module
+from trireme_trainer.agent import export as export_module
 from trireme_trainer.agent import preparation as preparation_module
 from trireme_trainer.agent.attempt import Attempt
+from trireme_trainer.agent.export import ModelUpload
 from trireme_trainer.agent.messages import ExportedEvent
 from trireme_trainer.agent.preparation import Preparation, PreparationResult
 from trireme_trainer.checkpoint.store import StoreError
@@ -33,13 +35,14 @@ class RanksThatEnded:
 
 def exporting(put: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An attempt whose ranks exported a model; storing it calls `put`."""
-    monkeypatch.setattr(attempt_module, "EXPORT_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(export_module, "EXPORT_RETRY_SECONDS", 0.01)
     made: Any = Attempt.__new__(Attempt)
     made.number, made.state, made.model, made.failure = 1, AgentState.RUNNING, None, None
     made.ranks = RanksThatEnded()
     made._threads = ThreadPoolExecutor(1)
     made._env = SimpleNamespace(slot=0, config=SimpleNamespace(ranks_per_slot=1))
-    made._put_model = put
+    made._store = made._keys = None
+    monkeypatch.setattr(ModelUpload, "_put", lambda upload: put(upload._event))
     return made
 
 
@@ -61,7 +64,7 @@ async def test_a_model_is_stored_once_the_store_is_back(monkeypatch: pytest.Monk
     def put(_: ExportedEvent) -> ModelRef:
         nonlocal tries
         tries += 1
-        if tries < 3 * attempt_module.EXPORT_TRIES:
+        if tries < 3 * export_module.EXPORT_TRIES:
             raise StoreError("StoreUnavailable", "away", retryable=True)
         return MODEL
 
@@ -69,6 +72,32 @@ async def test_a_model_is_stored_once_the_store_is_back(monkeypatch: pytest.Monk
     await asyncio.wait_for(attempt._upload_model(EXPORTED), 5)
     assert attempt.model == MODEL
     assert attempt.state is AgentState.RUNNING
+
+
+async def test_files_of_a_model_that_are_in_the_store_are_not_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_module, "EXPORT_RETRY_SECONDS", 0.01)
+    for name in ("a.safetensors", "b.safetensors"):
+        (tmp_path / name).write_bytes(name.encode())
+    described = {"step": 1, "tokens": 1, "modelDigest": "m", "datasetDigest": "d", "layout": {}}
+    sent: list[str] = []
+
+    class Store:
+        def upload(self, path: Path, key: str) -> None:
+            sent.append(path.name)
+            if sent == ["a.safetensors", "b.safetensors"]:
+                raise StoreError("StoreUnavailable", "away", retryable=True)
+
+        def put(self, key: str, data: bytes) -> None:
+            assert len(Manifest.decode(data).files) == 2
+
+    store: Any = Store()
+    keys = JobKeys("s3://bucket/p", "default", "job", "uid")
+    upload = ModelUpload(ExportedEvent(directory=str(tmp_path), manifest=described), store, keys, 1)
+    with ThreadPoolExecutor(1) as threads:
+        assert await asyncio.wait_for(upload.run(threads, lambda: True), 5) is not None
+    assert sent == ["a.safetensors", "b.safetensors", "b.safetensors"]
 
 
 async def test_a_preparation_that_cannot_be_run_is_a_problem_and_tried_again(

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import shutil
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trireme.checkpoints import Manifest, ShardFile
 from trireme.protocol import AgentState, Failure, FailureKind, ModelRef, Progress, Target
 from trireme.protocol.messages import DRAINED_EXIT_CODE
 from trireme_trainer.agent.accounting import CategoryClock, category_of
 from trireme_trainer.agent.classify import RankEnd, first_cause
 from trireme_trainer.agent.committer import CommitPlace, Committer
 from trireme_trainer.agent.errors import PeerError
+from trireme_trainer.agent.export import ModelNotStored, ModelUpload
 from trireme_trainer.agent.history import StepHistory
 from trireme_trainer.agent.inputs import InputsFetcher, InputsLost, free_port
+from trireme_trainer.agent.log_upload import LogUpload
 from trireme_trainer.agent.memory import count_oom_kills
 from trireme_trainer.agent.messages import (
     CheckpointState,
@@ -41,7 +39,7 @@ from trireme_trainer.agent.programs import find_program
 from trireme_trainer.agent.ranks import RankProcess, RankSet, RankStart
 from trireme_trainer.agent.watch import HangWatch
 from trireme_trainer.checkpoint.fetch import NodeCache
-from trireme_trainer.checkpoint.store import ObjectStore, StoreError, hash_file
+from trireme_trainer.checkpoint.store import ObjectStore
 from trireme_trainer.disk import is_disk_failure
 
 if TYPE_CHECKING:
@@ -54,14 +52,9 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
 SETTLE_SECONDS = 0.7
 """After the first bad end: time for the other ranks' ends, so that the cause is chosen among all."""
-LOG_SECONDS = (4.0, 8.0, 15.0, 30.0)
-"""Waits between uploads of the logs: short at first, for the sake of ranks and nodes that die young."""
 LEADER_SECONDS = 2.0
 LAST_LOGS_SECONDS = 15.0
 GATE_SECONDS = 0.2
-EXPORT_RETRY_SECONDS = 5.0
-EXPORT_TRIES = 5
-"""Tries to store the model that fail for another reason than the store's absence, before the attempt fails."""
 
 
 class Attempt:
@@ -130,6 +123,7 @@ class Attempt:
             launcher,
             self._on_event,
         )
+        self._logs = LogUpload(self.ranks, self._history, store, self._keys)
         self._task = asyncio.create_task(self._run())
         self._contact = asyncio.create_task(self._contact_loop())
 
@@ -168,7 +162,7 @@ class Attempt:
     async def close(self) -> None:
         """After stop(): bring the logs' last lines to the store, as long as it answers soon, and free the disk."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._upload_logs(), LAST_LOGS_SECONDS)
+            await asyncio.wait_for(self._logs.once(), LAST_LOGS_SECONDS)
         self._threads.shutdown(wait=False, cancel_futures=True)
         shutil.rmtree(self._root / "saves", ignore_errors=True)
 
@@ -207,7 +201,7 @@ class Attempt:
     # -- life
 
     async def _run(self) -> None:
-        logs = asyncio.create_task(self._log_loop())
+        logs = asyncio.create_task(self._logs.repeat())
         try:
             await self._start()
             await self._supervise()
@@ -222,7 +216,7 @@ class Attempt:
         finally:
             logs.cancel()
         self.clock.stop(time.monotonic())
-        await self._upload_logs()
+        await self._logs.once()
 
     @property
     def _first_rank(self) -> int:
@@ -392,58 +386,9 @@ class Attempt:
                 await self.committer.cancel()
             await asyncio.sleep(LEADER_SECONDS)
 
-    async def _log_loop(self) -> None:
-        for number in itertools.count():
-            await asyncio.sleep(LOG_SECONDS[min(number, len(LOG_SECONDS) - 1)])
-            await self._upload_logs()
-
-    async def _upload_logs(self) -> None:
-        """Put the logs' tails and the new steps into the store; a store that is away costs a warning."""
-        loop = asyncio.get_running_loop()
-        try:
-            for rank in self.ranks.ranks:
-                if (found := rank.log.unstored_tail()) is not None:
-                    tail, mark = found
-                    await loop.run_in_executor(None, self._store.put, self._keys.log(self.number, rank.rank), tail)
-                    rank.log.stored(mark)
-            for segment, lines in self._history.take():
-                key = self._keys.history(self.number, segment)
-                await loop.run_in_executor(None, self._store.put, key, b"".join(lines))
-                self._history.stored(segment, len(lines))
-        except StoreError as error:
-            log.warning("logs: %s", error)
-
     async def _upload_model(self, event: ExportedEvent) -> None:
-        """Put the exported model into the store, its manifest last.
-
-        Retries for as long as the store is away; what waiting does not cure fails the attempt after a few tries.
-        """
-        tries = 0
-        while self.model is None and self.state is AgentState.RUNNING:
-            try:
-                loop = asyncio.get_running_loop()
-                self.model = await loop.run_in_executor(self._threads, self._put_model, event)
-            except Exception as error:
-                tries = 0 if isinstance(error, StoreError) and error.retryable else tries + 1
-                log.warning("export: %s: %s; trying again", type(error).__name__, error)
-                if tries >= EXPORT_TRIES:
-                    message = f"the exported model cannot be stored: {type(error).__name__}: {error}"
-                    await self._end(self._failure(FailureKind.EXIT, message))
-                    return
-                await asyncio.sleep(EXPORT_RETRY_SECONDS)
-
-    def _put_model(self, event: ExportedEvent) -> ModelRef:
-        root, prefix = Path(event.directory), self._keys.model(self.number)
-        files = []
-        for path in sorted(p for p in root.rglob("*") if p.is_file()):
-            size, sha256 = hash_file(path)
-            files.append(ShardFile(path=path.relative_to(root).as_posix(), bytes=size, sha256=sha256))
-            self._store.upload(path, prefix + files[-1].path)
-        manifest = Manifest.model_validate(
-            {**event.manifest, "jobUid": self._keys.uid, "attempt": self.number, "files": files}
-        )
-        self._store.put(prefix + "manifest.json", manifest.encode())
-        return ModelRef(uri=self._keys.to_uri(prefix), digest=manifest.digest)
-
-
-AttemptFactory = Callable[[Target], Attempt]
+        upload = ModelUpload(event, self._store, self._keys, self.number)
+        try:
+            self.model = await upload.run(self._threads, lambda: self.state is AgentState.RUNNING)
+        except ModelNotStored as error:
+            await self._end(self._failure(FailureKind.EXIT, str(error)))
