@@ -172,6 +172,42 @@ async def test_a_failing_save_is_retried_reported_and_gives_way_to_a_newer_one(t
     assert gang.local_saves() == []
 
 
+async def test_an_upload_in_flight_is_not_lost_to_a_newer_save(tmp_path: Path) -> None:
+    gang = Gang(tmp_path)
+    gang.store.gate.clear()
+    gang.save(10)
+    await asyncio.sleep(0.05)
+    gang.save(20)
+    assert gang.slots[0].report().in_progress_step == 20
+    gang.store.gate.set()
+    await until(lambda: gang.committed == [10, 20] and not gang.local_saves())
+    manifests = [k.rsplit("/", 2)[-2] for k in gang.store.order if k.endswith("/manifest.json")]
+    assert manifests == ["step-10", "step-20"]
+    assert not any(slot.pending for slot in gang.slots)
+
+
+async def test_a_save_that_misses_a_slot_is_superseded_when_a_newer_one_is_committed(tmp_path: Path) -> None:
+    gang = Gang(tmp_path)
+    gang.save(10, slots=[0])
+    await until(lambda: any("step-10/shard-1" in k for k in gang.store.objects))
+    gang.save(20)
+    await until(lambda: gang.committed == [20] and not gang.slots[0].pending)
+    assert gang.local_saves() == []
+
+
+async def test_a_queued_save_starts_when_the_one_before_begins_to_fail(tmp_path: Path) -> None:
+    gang = Gang(tmp_path, slots=1)
+    gang.store.gate.clear()
+    gang.save(10)
+    await asyncio.sleep(0.05)
+    gang.save(20)
+    gang.store.away = True
+    gang.store.gate.set()
+    await until(lambda: gang.slots[0].report().failing_reason == "StoreUnavailable")
+    gang.store.away = False
+    await until(lambda: gang.committed == [20] and not gang.slots[0].pending)
+
+
 async def test_files_that_are_in_the_store_are_not_sent_again_when_another_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,9 +107,7 @@ class Committer:
             self._discard(save)
             self._on_change()
             return
-        if len(save.ranks) == self._place.ranks_per_slot and save.task is None:
-            self._give_up_older(event.step)
-            save.task = asyncio.create_task(self._bring_in(save))
+        self._start_next()
 
     def save_failed(self, rank: int, event: SaveFailedEvent) -> None:
         """A rank of this node could not write its files: this step is not committed, the next save tries again."""
@@ -147,9 +145,29 @@ class Committer:
         save.slots[message.slot] = message.files
         self._commit_when_complete(save)
 
-    def _give_up_older(self, step: int) -> None:
+    def _start_next(self) -> None:
+        """Bring in what the ranks wrote in the order of steps, so that no upload in flight is lost to a newer save.
+
+        Only while the store fails a save gives way to a newer one.
+        """
+        if self._cancelled:
+            return
+        whole = [s for s in self._saves.values() if not s.done and len(s.ranks) == self._place.ranks_per_slot]
+        whole.sort(key=lambda s: s.step)
+        for save in whole:
+            if self._store_down and save is not whole[-1]:
+                log.warning("checkpoint of step %d gives way to that of step %d", save.step, whole[-1].step)
+                self._give_up(save.step)  # which comes back here
+                return
+            if save.task is None:
+                save.task = asyncio.create_task(self._bring_in(save))
+            if not save.task.done():
+                return
+
+    def _supersede(self, step: int) -> None:
+        """A save is in the store: older ones that still miss files of some slot are not needed."""
         for older in [s for s in self._saves.values() if s.step < step and not s.done]:
-            log.warning("checkpoint of step %d gives way to that of step %d", older.step, step)
+            log.warning("checkpoint of step %d is superseded by that of step %d", older.step, step)
             self._give_up(older.step)
 
     def _give_up(self, step: int) -> None:
@@ -173,6 +191,7 @@ class Committer:
                 else:
                     await self._send_to_leader(self._message(save.step, files=save.own_files))
                     self._failing, self._store_down = None, False
+                    self._supersede(save.step)
                     self._finish(save)
                 return
             except AttemptOver as error:
@@ -230,6 +249,7 @@ class Committer:
         self._committed = [(fact, now), *self._committed][:FACTS_KEPT]
         self._failing, self._store_down = None, False
         log.info("checkpoint of step %d committed: %d bytes in %.1f s", save.step, fact.bytes, fact.upload_seconds)
+        self._supersede(save.step)
         self._finish(save)
         keep, protected = self._retention()
         try:
@@ -301,6 +321,8 @@ class Committer:
         log.warning("%s: %s", reason, message)
         self._failing = (reason, message)
         self._store_down = not moving
+        if self._store_down:
+            self._start_next()
         self._on_change()
 
     def _message(self, step: int, **fields: Any) -> SlotShards:
@@ -311,6 +333,7 @@ class Committer:
         save.done = True
         self._discard(save)
         self._saves = {s: v for s, v in self._saves.items() if not v.done or s >= save.step}
+        self._start_next()
         self._on_change()
 
     def _discard(self, save: Save) -> None:
