@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
 from trireme.protocol.base import WireModel
 from trireme.protocol.messages import ResumePoint
@@ -52,14 +52,16 @@ class Manifest(WireModel):
     began: AttemptStart | None = Field(
         default=None, description="Where the attempt that saved it started; absent in manifests written before."
     )
+    _read_digest: str | None = PrivateAttr(default=None)
 
     def encode(self) -> bytes:
-        """The bytes that are stored and whose digest is recorded."""
+        """The bytes to store, whose digest is recorded."""
         return self.to_json().encode()
 
     @property
     def digest(self) -> str:
-        return digest_bytes(self.encode())
+        """Of the stored bytes: a newer writer's may hold more than this version would encode."""
+        return self._read_digest or digest_bytes(self.encode())
 
     @property
     def total_bytes(self) -> int:
@@ -74,4 +76,5 @@ class Manifest(WireModel):
             raise ManifestError(f"not a checkpoint manifest: {error.error_count()} invalid fields") from error
         if manifest.format != FORMAT:
             raise ManifestError(f"manifest format is {manifest.format!r}, expected {FORMAT!r}")
+        manifest._read_digest = digest_bytes(data)
         return manifest
