@@ -5,7 +5,7 @@ from dataclasses import replace
 from trireme.resources.status import GangPhase
 from trireme_operator.decide import room, targets
 from trireme_operator.decide.model import Action, CreatePod, DeleteJob, DeletePod, EnsureObjects, PodView, seconds_since
-from trireme_operator.decide.situation import Situation
+from trireme_operator.decide.situation import GIVING_BACK, Situation
 
 FINISHED_RETRY_SECONDS = 5.0
 
@@ -13,9 +13,9 @@ FINISHED_RETRY_SECONDS = 5.0
 def actions(s: Situation) -> tuple[Action, ...]:
     """All actions that the stored stage asks for and that are not done yet."""
     phase = s.gang.phase
-    if phase in (GangPhase.WAITING, GangPhase.STOPPED):
-        return _clear(s)
     told: tuple[Action, ...] = targets.puts(s)
+    if phase in GIVING_BACK:
+        return (*told, *_clear(s))
     if phase == GangPhase.FENCING:
         return (*told, *_clear_fenced(s))
     if phase == GangPhase.FORMING:

@@ -19,7 +19,9 @@ PHASES = {
     GangPhase.DRAINING: Phase.DRAIN,
     GangPhase.FINISHED: Phase.RELEASE,
 }
-"""What agents are asked for in each phase of the gang; in the others there are no agents."""
+"""What agents are asked for in each phase of the gang; in the others their pods are given back."""
+
+GIVING_BACK = (GangPhase.WAITING, GangPhase.STOPPED)
 
 FENCE_SLACK_SECONDS = 2.0
 """Added to fenceSeconds, because the agent's clock for it may have started a poll later than ours."""

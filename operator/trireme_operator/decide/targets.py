@@ -3,7 +3,7 @@
 from trireme.protocol import DatasetRef, Host, Phase, ResumePoint, Settings, Target
 from trireme.resources.status import GangPhase
 from trireme_operator.decide.model import PodView, PutTarget
-from trireme_operator.decide.situation import PHASES, Situation
+from trireme_operator.decide.situation import GIVING_BACK, PHASES, Situation
 
 AGENT_PORT = 7070
 
@@ -24,7 +24,7 @@ def settings(s: Situation) -> Settings:
 
 def target(s: Situation) -> Target | None:
     """The target of every agent of the gang, or None in phases without one."""
-    phase = PHASES.get(s.gang.phase)
+    phase = PHASES.get(s.gang.phase) or (Phase.RELEASE if s.gang.phase in GIVING_BACK else None)
     if phase is None or s.gang.attempt == 0:
         return None
     gang, saved, data = s.gang, s.status.checkpoint, s.status.dataset
@@ -76,7 +76,13 @@ def puts(s: Situation) -> tuple[PutTarget, ...]:
 
 
 def _may_tell(s: Situation, slot: int, pod: PodView) -> bool:
-    """From RUN on only the recorded pods take part; a pod that replaced one of them waits for the next attempt."""
+    """Who takes part in the present phase.
+
+    From RUN on only the recorded pods do; a pod that replaced one of them waits for the next attempt. Pods that are
+    given back end by their kubelet's hand; where that has not come in time, their agents are asked to leave.
+    """
+    if s.gang.phase in GIVING_BACK:
+        return pod.delete_by is not None and s.now > pod.delete_by
     if s.gang.phase not in (GangPhase.RUNNING, GangPhase.DRAINING):
         return True
     record = s.records.get(slot)

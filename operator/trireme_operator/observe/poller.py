@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from trireme.resources.status import GangPhase
 from trireme_operator.agents import AgentClient
 from trireme_operator.observe.queue import JobKey, WorkQueue
 from trireme_operator.observe.views import UnreadableStatus
@@ -15,7 +14,6 @@ from trireme_operator.observe.world import World
 log = logging.getLogger(__name__)
 
 GATHER_SECONDS = 0.05
-IDLE_PHASES = (GangPhase.WAITING, GangPhase.STOPPED)
 
 
 class Poller:
@@ -67,7 +65,7 @@ class Poller:
             keep |= {slot.pod_uid for slot in job.status.gang.slots if slot.pod_uid}
             pods = self._world.pods_of(job)
             keep |= {pod.uid for pod in pods}
-            if job.deleting or job.status.gang.phase in IDLE_PHASES:
+            if job.deleting:
                 continue
             for pod in pods:
                 if pod.address and not pod.finished:

@@ -27,10 +27,19 @@ host, port = flags["listen-client-urls"].removeprefix("http://").split(":")
 listener = socket.create_server((host, int(port)))
 signal.pause()
 """,
+    # Like the real one, it waits for etcd, which is started at the same time.
     "kube-apiserver": """
-import socket
+import socket, time
 host, port = flags["etcd-servers"].removeprefix("http://").split(":")
-socket.create_connection((host, int(port)), 10).close()
+patience = time.monotonic() + 20.0
+while True:
+    try:
+        socket.create_connection((host, int(port)), 10).close()
+        break
+    except ConnectionRefusedError:
+        if time.monotonic() > patience:
+            raise
+        time.sleep(0.1)
 for name in ("tls-cert-file", "tls-private-key-file", "service-account-signing-key-file"):
     assert Path(flags[name]).is_file(), name
 data = Path(flags["token-auth-file"]).parent.parent

@@ -6,7 +6,7 @@ from sim_scenario import Story
 
 from trireme.protocol import FailureKind
 from trireme.resources import kind_named
-from trireme.resources.status import ConditionType, JobState
+from trireme.resources.status import ConditionType, GangPhase, JobState
 from trireme_operator.decide import Policy
 from trireme_operator.decide.exclusion import excluded, noted
 
@@ -49,6 +49,27 @@ def test_suspending_does_not_wait_for_ever_for_a_pod_that_does_not_go() -> None:
     story.cluster.edit_job(suspend=True)
     story.until(lambda: story.condition(ConditionType.SUSPENDED).status == "True")
     assert story.cluster.pods == {}
+
+
+def test_a_pod_that_nobody_ends_is_asked_to_leave_so_that_a_suspended_job_goes_on() -> None:
+    """The attempt was raised and the job suspended before the agents heard of it; the kubelet is dead."""
+    story = Story()
+    story.until_step(8)
+    node = story.agent(1).node
+    story.cluster.nodes[node].kubelet = False
+    story.agent(0).fail(FailureKind.KILLED)
+    story.operator.poll()
+    while story.status.gang.phase != GangPhase.FENCING:
+        story.operator.reconcile()
+    target = story.agent(1).target
+    assert target is not None
+    assert target.attempt == 1, "it has not heard of the attempt"
+    story.cluster.edit_job(suspend=True)
+    story.until(lambda: story.condition(ConditionType.SUSPENDED).status == "True")
+    assert not story.cluster.gang.executing()
+    story.cluster.edit_job(suspend=False)
+    story.until_ended()
+    assert story.status.state == JobState.SUCCEEDED
 
 
 def test_a_node_on_which_pods_never_come_up_is_blamed_and_avoided() -> None:

@@ -14,6 +14,12 @@ from trireme_operator.config import OperatorConfig
 from trireme_operator.main import Operator
 
 
+@pytest.fixture(autouse=True)
+def _nothing_told_yet() -> None:
+    """Gauges belong to the process, and other tests reconcile jobs in it."""
+    metrics.clear_jobs()
+
+
 def told() -> list[str]:
     return [sample.labels["name"] for gauge in metrics.JOB_ATTEMPT.collect() for sample in gauge.samples]
 
