@@ -27,7 +27,9 @@ from trireme_local.s3 import StoreAccess
 
 EXAMPLE = Path("examples/pretrain.yaml")
 NAMESPACE = "default"
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.5
+STATE_POLL_SECONDS = 5.0
+"""Who looks at the API server takes processor time from the ranks beside it."""
 RANKS_PER_NODE = 4
 Found = TypeVar("Found")
 
@@ -83,14 +85,16 @@ def example_job(name: str, *, steps: int, interval_seconds: int = 0, interval_st
     return manifest
 
 
-def wait_for(what: str, timeout_seconds: float, look: Callable[[], Found | None]) -> Found:
+def wait_for(
+    what: str, timeout_seconds: float, look: Callable[[], Found | None], every_seconds: float = POLL_SECONDS
+) -> Found:
     """The first answer that is not None. Raises BenchmarkFailed after the time-out."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
         found = look()
         if found is not None:
             return found
-        time.sleep(POLL_SECONDS)  # agents and API server are looked at from outside, as a user would
+        time.sleep(every_seconds)  # agents and API server are looked at from outside, as a user would
     raise BenchmarkFailed(f"{what}: not within {timeout_seconds:.0f} s")
 
 
@@ -127,7 +131,7 @@ class RunningJob:
                 raise BenchmarkFailed(f"{self.name} ended in {status.state}: {status.failure}")
             return status if status.state is state else None
 
-        return wait_for(f"{self.name}: {state}", timeout_seconds, look)
+        return wait_for(f"{self.name}: {state}", timeout_seconds, look, STATE_POLL_SECONDS)
 
     def report(self, slot: int = 0, address: str | None = None) -> Report | None:
         """What a slot's agent reports now; None while there is none. An address already known saves a request."""

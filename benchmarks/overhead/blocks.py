@@ -8,8 +8,8 @@ import socket
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from benchmarks.common.local import Bench, BenchmarkFailed, example_job, wait_for
 from benchmarks.common.page import median_and_range
@@ -30,6 +30,7 @@ class Block:
     """From one completed step to the next on rank 0, whatever lies between: reports, saves, waiting."""
     tokens_per_step: int
     checkpoints: int = 0
+    round: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -45,16 +46,29 @@ def steady(completed_at: Sequence[float], warmup_steps: int) -> list[float]:
     ]
 
 
-@dataclass(frozen=True)
+@dataclass
 class BlockRunner:
     """Runs blocks of so many steps on one cluster."""
 
     bench: Bench
     warmup_steps: int
     steps: int
+    config: JobConfig | None = None
+    """What the pods of the last job were told."""
 
-    def job(self, name: str, interval_seconds: int) -> tuple[Block, JobConfig]:
-        """A job from apply to Succeeded; also what its pods were told."""
+    def round(self, number: int, interval_seconds: int) -> Iterator[Block]:
+        """A job, the bare loop and a job that saves; every other round the other way."""
+        order = (JOB, BARE, JOB_SAVING) if number % 2 == 0 else (JOB_SAVING, BARE, JOB)
+        for contender in order:
+            if contender == BARE:
+                block = self.bare()
+            else:
+                saving = contender == JOB_SAVING
+                block = self.job(f"{'saving' if saving else 'plain'}-{number}", interval_seconds if saving else 0)
+            yield replace(block, round=number)
+
+    def job(self, name: str, interval_seconds: int) -> Block:
+        """A job from apply to Succeeded."""
         total = self.warmup_steps + self.steps
         job = self.bench.start(example_job(name, steps=total, interval_seconds=interval_seconds))
         status = job.wait_state(JobState.SUCCEEDED, RUN_TIMEOUT_SECONDS)
@@ -62,15 +76,17 @@ class BlockRunner:
             raise BenchmarkFailed(f"{name}: {status.restarts.total} restarts: {status.failure}")
         # The last records reach the store a moment after the job's end.
         records = wait_for(f"{total} steps in the store", 60, lambda: h if len(h := job.history()) == total else None)
-        config = job.config()
+        self.config = job.config()
         job.delete()
         seconds = steady([r.completed_at.timestamp() for r in records], self.warmup_steps)
         tokens = records[0].tokens
         contender = JOB_SAVING if interval_seconds else JOB
-        return Block(contender, seconds, tokens, status.checkpoint.committed_count), config
+        return Block(contender, seconds, tokens, status.checkpoint.committed_count)
 
-    def bare(self, config: JobConfig) -> Block:
-        """The bare loop with as many ranks as the job has."""
+    def bare(self) -> Block:
+        """The bare loop over what the last job trained, with as many ranks."""
+        config = self.config
+        assert config is not None
         job_file, output = self.bench.directory / "job.json", self.bench.directory / "bare.json"
         job_file.write_text(config.to_json())
         with socket.socket() as probe:
@@ -96,10 +112,10 @@ class BlockRunner:
         return Block(BARE, steady(json.loads(output.read_text()), self.warmup_steps), tokens)
 
 
-def ratio(blocks: Sequence[Block], contender: str) -> float:
-    """Median tokens/s of a contender's blocks over that of the bare loop's."""
-    of = {name: [b.tokens_per_second for b in blocks if b.contender == name] for name in (contender, BARE)}
-    return statistics.median(of[contender]) / statistics.median(of[BARE])
+def ratios(blocks: Sequence[Block], contender: str) -> list[float]:
+    """Tokens/s of a contender's blocks over the bare loop's of the same round."""
+    bare = {b.round: b.tokens_per_second for b in blocks if b.contender == BARE}
+    return [b.tokens_per_second / bare[b.round] for b in blocks if b.contender == contender]
 
 
 def table(blocks: Sequence[Block]) -> str:
@@ -114,9 +130,10 @@ def table(blocks: Sequence[Block]) -> str:
             continue
         middle, low, high = median_and_range([b.tokens_per_second for b in mine])
         step = statistics.median(s for b in mine for s in b.step_seconds)
+        share = median_and_range(ratios(blocks, contender))
         lines.append(
             f"| {contender} | {len(mine)} | {middle:,.0f} ({low:,.0f} to {high:,.0f}) | {(high - low) / middle:.1%} "
-            f"| {step:.3f} s | {ratio(blocks, contender):.3f} |"
+            f"| {step:.3f} s | {share[0]:.3f} ({share[1]:.3f} to {share[2]:.3f}) |"
         )
     lines += [
         "",

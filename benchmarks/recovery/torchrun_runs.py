@@ -183,4 +183,4 @@ def _when_gone(pids: Sequence[int]) -> float:
                     return None
         return time.time()
 
-    return wait_for("the end of the old ranks", RECOVERY_TIMEOUT_SECONDS, look)
+    return wait_for("the end of the old ranks", RECOVERY_TIMEOUT_SECONDS, look, every_seconds=0.1)
