@@ -77,7 +77,10 @@ def to_cel(value: Any, schema: Schema) -> Any:
         properties, extra = schema.get("properties", {}), schema.get("additionalProperties")
         if properties:
             pairs = ((escape(key), to_cel(item, properties[key])) for key, item in value.items() if key in properties)
-            return {key: item for key, item in pairs if key is not None}
+            known = {key: item for key, item in pairs if key is not None}
+            # A rule cannot name what the schema does not know, but sees it when it compares the whole.
+            kept = schema.get("x-kubernetes-preserve-unknown-fields")
+            return {**{key: item for key, item in value.items() if kept and key not in properties}, **known}
         return {key: to_cel(item, extra if isinstance(extra, dict) else {}) for key, item in value.items()}
     if isinstance(value, list):
         items = schema.get("items", {})
@@ -185,8 +188,7 @@ class Rules:
     def _walk(self, schema: Schema, new: Any, old: Any, path: str, context: cel.Context) -> Iterator[Cause]:
         if new is None or not self._deep.get(id(schema)):
             return
-        for rule in self._compiled.get(id(schema), ()):
-            yield from self._apply(rule, schema, new, old, path, context)
+        yield from self._here(schema, new, old, path, context)
         if isinstance(new, dict):
             properties, extra = schema.get("properties", {}), schema.get("additionalProperties")
             for key, item in new.items():
@@ -201,19 +203,24 @@ class Rules:
             for index, item in enumerate(new):
                 yield from self._walk(items, item, _counterpart(schema, item, old), f"{path}[{index}]", context)
 
-    def _apply(
-        self, rule: _Rule, schema: Schema, new: Any, old: Any, path: str, context: cel.Context
-    ) -> Iterator[Cause]:
-        context.add_variable("self", _self(new, schema, path))
-        if rule.transition:
-            missing = old is _ABSENT or old is None
-            if rule.optional_old:
-                value = cel.OptionalValue.none() if missing else cel.OptionalValue.of(_self(old, schema, path))
-                context.add_variable("oldSelf", value)
-            elif missing:
-                return  # a transition rule says nothing about what is new
-            else:
-                context.add_variable("oldSelf", _self(old, schema, path))
+    def _here(self, schema: Schema, new: Any, old: Any, path: str, context: cel.Context) -> Iterator[Cause]:
+        """The rules of one node, which see the same values: large objects are made readable to CEL once."""
+        rules = self._compiled.get(id(schema), ())
+        if rules:
+            context.add_variable("self", _self(new, schema, path))
+        missing = old is _ABSENT or old is None
+        before = None if missing or not any(r.transition for r in rules) else _self(old, schema, path)
+        as_optional: bool | None = None  # how oldSelf stands in the context now; None: not at all
+        for rule in rules:
+            if rule.transition and missing and not rule.optional_old:
+                continue  # a transition rule says nothing about what is new
+            if rule.transition and rule.optional_old != as_optional:
+                optional = cel.OptionalValue.none() if missing else cel.OptionalValue.of(before)
+                context.add_variable("oldSelf", optional if rule.optional_old else before)
+                as_optional = rule.optional_old
+            yield from self._apply(rule, schema, path, context)
+
+    def _apply(self, rule: _Rule, schema: Schema, path: str, context: cel.Context) -> Iterator[Cause]:
         problem = ""
         try:
             if rule.program.execute(context) is True:

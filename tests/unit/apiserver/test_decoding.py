@@ -164,6 +164,24 @@ def test_old_self_may_be_optional() -> None:
     assert cause.reason == "FieldValueForbidden"
 
 
+def test_rules_of_one_node_may_see_old_self_in_both_forms() -> None:
+    plain, optional = {"rule": "self == oldSelf"}, {"rule": "oldSelf.orValue(self) == self", "optionalOldSelf": True}
+    node = {"type": "integer", "x-kubernetes-validations": [plain, optional, plain]}
+    rules = cel.Rules({"type": "object", "properties": {"x": node}})
+    assert rules.evaluate({"x": 1}, {}) == []
+    assert rules.evaluate({"x": 1}, {"x": 1}) == []
+    assert len(rules.evaluate({"x": 2}, {"x": 1})) == 3
+
+
+def test_a_comparison_sees_the_fields_that_the_schema_does_not_know() -> None:
+    item = {"type": "object", "properties": {"name": {"type": "string"}}, "x-kubernetes-preserve-unknown-fields": True}
+    rule = {"rule": "self.v == oldSelf.v"}
+    schema = {"type": "object", "properties": {"v": item}, "x-kubernetes-validations": [rule]}
+    old = {"v": {"name": "a", "secret": {"name": "s"}}}
+    assert cel.Rules(schema).evaluate(old, old) == []
+    assert len(cel.Rules(schema).evaluate({"v": {"name": "a", "secret": {"name": "t"}}}, old)) == 1
+
+
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers() | st.text(max_size=3) | st.none(), max_size=4))
 def test_pruning_and_defaulting_are_idempotent(value: dict[str, Any]) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer", "default": 1}, "b": {"type": "string"}}}
