@@ -48,7 +48,7 @@ class Timings:
     lease_duration_seconds: int = 8
     status_report_seconds: float = 30.0
     memory_poll_seconds: float = 1.0
-    volume_refresh_seconds: float = 60.0
+    volume_refresh_seconds: float = 10.0
     config_retry_seconds: float = 2.0
     backoff_initial_seconds: float = 10.0
     backoff_max_seconds: float = 300.0

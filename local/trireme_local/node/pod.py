@@ -251,7 +251,7 @@ class PodWorker:
         return VolumeBuilder(self.directory / "volumes", facts, self.node.lookup(self.namespace), self._token)
 
     async def _refresh_volumes(self, sandbox: Sandbox) -> None:
-        """Bring changed ConfigMaps, Secrets and tokens into the volumes, as the kubelet does every minute."""
+        """Bring changed ConfigMaps, Secrets and tokens into the volumes, as the kubelet does about once a minute."""
         kinds = {kind for volume in self.pod["spec"].get("volumes") or [] for kind in volume}
         if not kinds & {"configMap", "secret", "projected", "downwardAPI"}:
             return

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import stat
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -19,23 +22,57 @@ class VolumeError(Exception):
     """A volume cannot be set up yet, or never; the message is the FailedMount event's."""
 
 
-def write_file(path: Path, content: bytes, mode: int) -> None:
-    """Replace the file's content atomically. An unchanged file is left alone."""
-    if path.exists() and path.read_bytes() == content:
+Files = dict[str, tuple[bytes, int]]
+"""Content and mode of each file, by its path in the volume."""
+
+DATA_LINK = "..data"
+
+
+def publish(volume: Path, files: Files) -> None:
+    """Make these the volume's files, all at once, through a link that is swapped, as the kubelet does.
+
+    A volume that has them already is left alone.
+    """
+    data = volume / DATA_LINK
+    if data.is_symlink() and _files_below(data) == files:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_bytes(content)
-    fresh.chmod(mode)
-    fresh.replace(path)
+    fresh = Path(tempfile.mkdtemp(prefix="..", dir=volume))
+    fresh.chmod(0o755)
+    for name, (content, mode) in files.items():
+        path = fresh / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(mode)
+    _point(data, fresh.name)
+    shown = {Path(name).parts[0] for name in files}
+    for name in shown:
+        _point(volume / name, f"{DATA_LINK}/{name}")
+    for entry in volume.iterdir():
+        if entry.is_symlink() and entry.name not in {DATA_LINK, *shown}:
+            entry.unlink()
+        elif entry.name.startswith("..") and not entry.is_symlink() and entry != fresh:
+            shutil.rmtree(entry)
 
 
-def _inside(directory: Path, relative: str) -> Path:
-    """`directory`/`relative`. Raises `VolumeError` when that leaves the directory."""
-    path = directory / relative
+def _files_below(data: Path) -> Files:
+    root = data.resolve()
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) for path in files}
+
+
+def _point(link: Path, target: str) -> None:
+    """Make or move a symbolic link in one step."""
+    fresh = link.with_name(f"..{link.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(link)
+
+
+def _inside(relative: str) -> str:
+    """`relative`, in its plainest form. Raises `VolumeError` when it leaves the volume."""
     if Path(relative).is_absolute() or ".." in Path(relative).parts:
         raise VolumeError(f"path {relative!r} must be relative and without '..'")
-    return path
+    return str(Path(relative))
 
 
 class VolumeBuilder:
@@ -79,14 +116,14 @@ class VolumeBuilder:
             else:
                 path.mkdir(parents=True, exist_ok=True)
             if "configMap" in volume:
-                await self._config(path, "ConfigMap", volume["configMap"])
+                publish(path, await self._config("ConfigMap", volume["configMap"]))
             elif "secret" in volume:
                 source = {"name": volume["secret"]["secretName"], **volume["secret"]}
-                await self._config(path, "Secret", source)
+                publish(path, await self._config("Secret", source))
             elif "downwardAPI" in volume:
-                self._downward(path, volume["downwardAPI"])
+                publish(path, self._downward(volume["downwardAPI"]))
             elif "projected" in volume:
-                await self._projected(path, volume["projected"])
+                publish(path, await self._projected(volume["projected"]))
             elif "persistentVolumeClaim" in volume:
                 claim = volume["persistentVolumeClaim"]["claimName"]
                 raise VolumeError(f"persistentVolumeClaim {claim!r}: this node has no storage driver; use hostPath")
@@ -99,13 +136,13 @@ class VolumeBuilder:
             raise VolumeError(f'MountVolume.SetUp failed for volume "{name}" : {error}') from error
         return path
 
-    async def _config(self, path: Path, kind: str, source: JsonObject) -> None:
+    async def _config(self, kind: str, source: JsonObject) -> Files:
         """Files of a ConfigMap or Secret, all its keys or the `items` picked."""
         name = source["name"]
         obj = await self._lookup(kind, name)
         if obj is None:
             if source.get("optional"):
-                return
+                return {}
             raise ConfigError(f'{kind.lower()} "{name}" not found')
         entries = config_entries(kind, obj)
         if kind == "ConfigMap":
@@ -116,37 +153,43 @@ class VolumeBuilder:
         items = source.get("items")
         if items is None:
             items = [{"key": key, "path": key} for key in entries]
+        files: Files = {}
         for item in items:
             if item["key"] not in entries:
                 if source.get("optional"):
                     continue
                 raise ConfigError(f"{kind.lower()} {name!r} has no key {item['key']!r}")
-            write_file(_inside(path, item["path"]), entries[item["key"]], item.get("mode", mode))
+            files[_inside(item["path"])] = (entries[item["key"]], item.get("mode", mode))
+        return files
 
-    def _downward(self, path: Path, source: JsonObject) -> None:
+    def _downward(self, source: JsonObject) -> Files:
         mode = source.get("defaultMode", DEFAULT_MODE)
+        files: Files = {}
         for item in source.get("items") or []:
             if "fieldRef" in item:
                 value = self._facts.field(item["fieldRef"]["fieldPath"])
             else:
                 value = self._facts.resource_field(item["resourceFieldRef"], None)
-            write_file(_inside(path, item["path"]), value.encode(), item.get("mode", mode))
+            files[_inside(item["path"])] = (value.encode(), item.get("mode", mode))
+        return files
 
-    async def _projected(self, path: Path, projected: JsonObject) -> None:
+    async def _projected(self, projected: JsonObject) -> Files:
         mode = projected.get("defaultMode", DEFAULT_MODE)
+        files: Files = {}
         for source in projected.get("sources") or []:
             for kind, key in (("ConfigMap", "configMap"), ("Secret", "secret")):
                 if key in source:
-                    await self._config(path, kind, {"defaultMode": mode, **source[key]})
+                    files |= await self._config(kind, {"defaultMode": mode, **source[key]})
             if "downwardAPI" in source:
-                self._downward(path, {"defaultMode": mode, **source["downwardAPI"]})
+                files |= self._downward({"defaultMode": mode, **source["downwardAPI"]})
             if "serviceAccountToken" in source:
                 wanted = source["serviceAccountToken"]
                 token = await self._token(wanted.get("audience"), wanted.get("expirationSeconds", 3600))
-                write_file(_inside(path, wanted["path"]), token.encode(), 0o600)
+                files[_inside(wanted["path"])] = (token.encode(), 0o600)
             unknown = set(source) - {"configMap", "secret", "downwardAPI", "serviceAccountToken"}
             if unknown:
                 raise VolumeError(f"projected source {sorted(unknown)} is not supported by this node")
+        return files
 
 
 def _host_path(source: JsonObject) -> Path:

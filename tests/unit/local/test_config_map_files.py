@@ -1,4 +1,4 @@
-"""Files of a ConfigMap name a pod's mounts as the host does."""
+"""Files of a ConfigMap name a pod's mounts as the host does, and follow it."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,10 @@ from typing import Any
 
 from trireme_local.node.environment import PodFacts
 from trireme_local.node.volumes import VolumeBuilder
+
+
+async def no_token(audience: str | None, seconds: int) -> str:
+    raise AssertionError("nobody asked for a token")
 
 
 async def test_mount_paths_in_config_map_files_are_the_hosts_and_secrets_stay_as_they_are(tmp_path: Path) -> None:
@@ -41,9 +45,6 @@ async def test_mount_paths_in_config_map_files_are_the_hosts_and_secrets_stay_as
     async def lookup(kind: str, name: str) -> dict[str, Any]:
         return objects[kind]
 
-    async def no_token(audience: str | None, seconds: int) -> str:
-        raise AssertionError("nobody asked for a token")
-
     facts = PodFacts(pod, "127.1.1.2", "127.1.1.1", {})
     volumes = await VolumeBuilder(tmp_path / "volumes", facts, lookup, no_token).build()
     assert json.loads((volumes["config"] / "job.json").read_text()) == {
@@ -53,3 +54,25 @@ async def test_mount_paths_in_config_map_files_are_the_hosts_and_secrets_stay_as
         "other": "/database",
     }
     assert (volumes["secret"] / "key").read_bytes() == b"/data/books"
+
+
+async def test_a_changed_secret_changes_all_its_files_at_once(tmp_path: Path) -> None:
+    secret = {"data": {"key": "b2xk", "token": "b2xk"}}
+
+    async def lookup(kind: str, name: str) -> dict[str, Any]:
+        return secret
+
+    volumes = [{"name": "keys", "secret": {"secretName": "s", "defaultMode": 0o440}}]
+    pod = {"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"volumes": volumes, "containers": []}}
+    builder = VolumeBuilder(tmp_path, PodFacts(pod, "127.1.1.2", "127.1.1.1", {}), lookup, no_token)
+    keys = (await builder.build())["keys"]
+    assert {name: (keys / name).read_text() for name in ("key", "token")} == {"key": "old", "token": "old"}
+    assert (keys / "key").stat().st_mode & 0o777 == 0o440
+    first = (keys / "..data").resolve()
+    await builder.build()
+    assert (keys / "..data").resolve() == first
+    secret["data"] = {"key": "bmV3", "more": "bmV3"}
+    await builder.build()
+    assert (keys / "..data").resolve() != first
+    assert {path.name for path in keys.iterdir()} == {"..data", (keys / "..data").resolve().name, "key", "more"}
+    assert (keys / "key").read_text() == (keys / "more").read_text() == "new"
