@@ -17,7 +17,7 @@ class JobIdentity(WireModel):
 
 
 class StoreConfig(WireModel):
-    """Where the object store is. Credentials come from the environment or workload identity, never from here."""
+    """Where the object store is. Credentials come from the pod or workload identity, never from here."""
 
     uri: str = Field(description="s3://bucket/prefix under which every key of the job lies.")
     endpoint: str | None = Field(default=None, description="URL of an S3-compatible server; absent means AWS.")

@@ -38,7 +38,7 @@ RESERVED_ENV_NAMES = (
 )
 RESERVED_ENV_PREFIXES = ("PET_", "TRIREME_", "TORCHELASTIC_")
 RESERVED_VOLUME_PREFIX = "trireme-"
-RESERVED_MOUNT_PATHS = ("/etc/trireme", "/etc/trireme-ca", "/scratch", "/dev/shm")
+RESERVED_MOUNT_PATHS = ("/etc/trireme", "/etc/trireme-ca", "/etc/trireme-credentials", "/scratch", "/dev/shm")
 
 
 def is_reserved_env(name: str) -> bool:

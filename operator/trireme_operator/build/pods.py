@@ -10,6 +10,7 @@ from trireme_operator.build.names import AGENT_PORT, CONTAINER, LABEL_SLOT, METR
 from trireme_operator.decide.capacity import pod_resources
 
 CA_PATH = "/etc/trireme-ca"
+CREDENTIALS_PATH = "/etc/trireme-credentials"
 HOSTNAME_LABEL = "kubernetes.io/hostname"
 USER_ID = 1000
 DEFAULT_SHARED_MEMORY = "8Gi"
@@ -72,6 +73,11 @@ def _container(names: Names, spec: TrainingJobSpec, resolved: Resolved, slot: in
                 if spec.checkpoint.ca_bundle is not None
                 else []
             ),
+            *(
+                [{"name": "trireme-credentials", "mountPath": CREDENTIALS_PATH, "readOnly": True}]
+                if _credentials_secret(spec)
+                else []
+            ),
             *(mount.model_dump(mode="json", by_alias=True, exclude_none=True) for mount in workers.volume_mounts),
         ],
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -102,16 +108,27 @@ def _env(names: Names, spec: TrainingJobSpec, slot: int) -> list[dict[str, Any]]
     bundle = spec.checkpoint.ca_bundle
     if bundle is not None:
         env.append({"name": "AWS_CA_BUNDLE", "value": f"{CA_PATH}/{bundle.config_map_ref.key}"})
+    if _credentials_secret(spec):
+        env.append({"name": "TRIREME_CREDENTIALS_DIR", "value": CREDENTIALS_PATH})
     env += [entry.model_dump(mode="json", by_alias=True, exclude_none=True) for entry in spec.workers.env]
     return env
 
 
 def _env_from(spec: TrainingJobSpec) -> list[dict[str, Any]]:
     sources = [dict(source) for source in spec.workers.env_from]
-    credentials = spec.checkpoint.credentials
-    if credentials is not None and credentials.secret_ref is not None:
-        sources.append({"secretRef": {"name": credentials.secret_ref.name}})
+    # Beside the volume: other variables come this way only, and a Secret that is missing is told of by the kubelet in
+    # the container's state, for a volume only in an event.
+    if secret := _credentials_secret(spec):
+        sources.append({"secretRef": {"name": secret}})
     return sources
+
+
+def _credentials_secret(spec: TrainingJobSpec) -> str | None:
+    """Name of the Secret with the store's credentials."""
+    credentials = spec.checkpoint.credentials
+    if credentials is None or credentials.secret_ref is None:
+        return None
+    return credentials.secret_ref.name
 
 
 def _volumes(names: Names, spec: TrainingJobSpec) -> list[dict[str, Any]]:
@@ -128,6 +145,9 @@ def _volumes(names: Names, spec: TrainingJobSpec) -> list[dict[str, Any]]:
         reference = bundle.config_map_ref
         items = [{"key": reference.key, "path": reference.key}]
         volumes.append({"name": "trireme-ca", "configMap": {"name": reference.name, "items": items}})
+    if secret := _credentials_secret(spec):
+        # The kubelet brings later changes into a volume, never into a container's environment.
+        volumes.append({"name": "trireme-credentials", "secret": {"secretName": secret, "optional": True}})
     volumes += [v.model_dump(mode="json", by_alias=True, exclude_none=True) for v in workers.volumes]
     return volumes
 

@@ -8,6 +8,7 @@ from gang_machine import SPEC
 
 from trireme.protocol import JobConfig
 from trireme.resources import kind_named
+from trireme.resources.common import RESERVED_MOUNT_PATHS
 from trireme.resources.status import Resolved
 from trireme_operator import build
 from trireme_operator.decide.model import to_time
@@ -132,6 +133,18 @@ def test_store_credentials_and_ca_come_as_environment() -> None:
     (container,) = spec["containers"]
     assert {"secretRef": {"name": "s3"}} in container["envFrom"]
     assert {"name": "AWS_CA_BUNDLE", "value": "/etc/trireme-ca/root.pem"} in container["env"]
+
+
+def test_store_credentials_are_mounted_too_so_that_later_changes_arrive() -> None:
+    given = {**SPEC["checkpoint"], "credentials": {"secretRef": {"name": "s3"}}}
+    spec = pod(checkpoint=given)["spec"]
+    (container,) = spec["containers"]
+    # Optional, so that the kubelet tells of a missing Secret in the container's state and not only in an event.
+    assert {"name": "trireme-credentials", "secret": {"secretName": "s3", "optional": True}} in spec["volumes"]
+    (mounted,) = [m for m in container["volumeMounts"] if m["name"] == "trireme-credentials"]
+    assert mounted["mountPath"] in RESERVED_MOUNT_PATHS
+    assert {"name": "TRIREME_CREDENTIALS_DIR", "value": mounted["mountPath"]} in container["env"]
+    assert "trireme-credentials" not in json.dumps(pod(checkpoint={**given, "credentials": {"workloadIdentity": True}}))
 
 
 def test_the_config_map_is_what_an_agent_reads() -> None:

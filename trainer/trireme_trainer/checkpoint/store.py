@@ -23,6 +23,7 @@ from botocore.exceptions import (
 
 from trireme.checkpoints import parse_s3_uri
 from trireme.protocol import StoreConfig
+from trireme_trainer.checkpoint.credentials import signed_in_session
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -99,10 +100,10 @@ class ObjectStore:
     """
 
     def __init__(self, config: StoreConfig, *, uri: str | None = None) -> None:
-        """A client for the bucket of `uri` (default: the job's) with credentials from the environment."""
+        """A client for the bucket of `uri` (default: the job's) with the pod's credentials."""
         self.uri = uri or config.uri
         self.bucket = parse_s3_uri(self.uri)[0]
-        self._client: S3Client = boto3.session.Session().client(
+        self._client: S3Client = signed_in_session().client(
             "s3",
             endpoint_url=config.endpoint,
             region_name=config.region or os.environ.get("AWS_REGION") or "us-east-1",
