@@ -124,8 +124,15 @@ def run(plan: dict[str, Any], rank: int) -> dict[str, Any]:
             engine.start_from(Path(action["directory"]))
         elif name == "evaluate":
             batches = [batch_of(config, 5000 + i, engine.data_parallel_rank) for i in range(2)]
+            graphs: list[bool] = []
+            hook = engine.bare_model.register_forward_hook(
+                lambda _module, _inputs, output, graphs=graphs: graphs.append(output.requires_grad)
+            )
             result_ = engine.evaluate(batches)
-            seen["evaluation"] = {"loss": result_.loss, "tokens": result_.tokens, "step": engine.step}
+            hook.remove()
+            seen["evaluation"] = {
+                "loss": result_.loss, "tokens": result_.tokens, "step": engine.step, "graphs": graphs
+            }  # fmt: skip
         elif name == "logits":
             seen["logits"] = whole_logits(engine, batch_of(config, 5000, 0).tokens[:2])
         elif name == "export":

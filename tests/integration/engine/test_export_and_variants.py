@@ -59,11 +59,13 @@ def test_the_exported_model_is_the_trained_one(gangs: Gangs, tmp_path: Path, tie
 
 
 def test_bf16_with_recomputation_and_tied_embeddings_trains_and_resumes(gangs: Gangs, tmp_path: Path) -> None:
-    seen = gangs.run(
-        (1, 2, 1),
-        [{"do": "train", "steps": 4}, {"do": "save", "directory": str(tmp_path / "s")}, {"do": "train", "steps": 3}],
-        TIED_BF16,
-    )
+    actions: list[dict[str, object]] = [
+        {"do": "train", "steps": 4},
+        {"do": "save", "directory": str(tmp_path / "s")},
+        {"do": "evaluate"},
+        {"do": "train", "steps": 3},
+    ]
+    seen = gangs.run((1, 2, 1), actions, TIED_BF16)
     resumed = gangs.run(
         (1, 2, 1),
         [{"do": "load", "directory": str(tmp_path / "s" / "node-0")}, {"do": "train", "steps": 3}],
@@ -71,6 +73,10 @@ def test_bf16_with_recomputation_and_tied_embeddings_trains_and_resumes(gangs: G
     )
     assert seen[0]["steps"][-1]["loss"] < seen[0]["steps"][0]["loss"]
     assert [s["loss"] for s in resumed[0]["steps"]] == [s["loss"] for s in seen[0]["steps"][4:]]
+    for rank in seen:
+        graphs = rank["evaluation"]["graphs"]
+        assert graphs, "no forward pass was seen"
+        assert not any(graphs), "an evaluation that builds a graph keeps every activation"
 
 
 def test_a_loss_that_is_not_finite_changes_nothing(gangs: Gangs, trained: TrainedRuns) -> None:

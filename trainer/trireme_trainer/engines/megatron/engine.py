@@ -133,8 +133,10 @@ class MegatronEngine:
             found_nan=not outcome.applied,
         )
 
+    @torch.no_grad()
     def evaluate(self, batches: Iterable[TokenBatch]) -> EvaluationResult:
         """Mean loss over all batches of all ranks, without gradients."""
+        # Out of training Megatron-core recomputes nothing: with gradients on it would keep every activation.
         total = LossTotals(0.0, 0)
         self.model.eval()
         try:
