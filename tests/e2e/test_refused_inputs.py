@@ -12,7 +12,7 @@ import pytest
 from product import Product, TestedJob, wait_for
 from tiny_job import tiny_job
 
-from trireme.resources.status import JobStatus
+from trireme.resources.status import JobState, JobStatus
 
 REASON_SECONDS = 10.0
 """On a computer with nothing else to do; a busy one takes longer in proportion."""
@@ -49,7 +49,6 @@ def started_at(job: TestedJob) -> float:
 
 CASES: dict[str, tuple[dict[str, Any], str, bool]] = {
     "bucket-missing": ({"checkpoint__uri": "s3://no-such-bucket/e2e"}, "BucketNotFound", False),
-    "wrong-keys": ({"checkpoint__credentials": {"secretRef": {"name": "wrong-keys"}}}, "AccessDenied", False),
     "data-missing": ({"data__sources": [{"uri": "s3://trireme/nothing/here/"}]}, "DataNotFound", False),
     "data-empty": ({"data__sources": [{"uri": "s3://trireme/empty/"}]}, "DataEmpty", True),
     "too-few-tokens": ({"data__sources": [{"uri": "s3://trireme/short/"}]}, "NoTokens", True),
@@ -66,19 +65,35 @@ LONG = ("too-few-tokens", "secret-missing", "data-empty")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in CASES])
 def test_inputs_that_cannot_be_used_are_named_soon(product: Product, name: str) -> None:
     changes, reason, final = CASES[name]
-    product.write_secret("wrong-keys", {**product.local.state().store.environment(), "AWS_SECRET_ACCESS_KEY": "wrong"})
     for folder, text in {"empty": "", "short": "few"}.items():
         (product.bucket / folder).mkdir(exist_ok=True)
         (product.bucket / folder / "document.txt").write_text(text)
+    status = refused(product, name, reason, **changes).status
+    assert (status.state == "Failed") is final
+
+
+def test_a_wrong_key_is_named_soon_and_the_job_trains_once_the_secret_is_mended(product: Product) -> None:
+    right = product.local.state().store.environment()
+    product.write_secret("keys", {**right, "AWS_SECRET_ACCESS_KEY": "wrong"})
+    job = refused(product, "wrong-keys", "AccessDenied", checkpoint__credentials={"secretRef": {"name": "keys"}})
+    pods = job.pod_uids()
+    product.write_secret("keys", right)
+    status = job.wait_state(JobState.SUCCEEDED)
+    assert job.pod_uids() == pods
+    assert (status.gang.attempt, status.checkpoint.step if status.checkpoint else None) == (1, 50)
+
+
+def refused(product: Product, name: str, reason: str, **changes: Any) -> TestedJob:
+    """A job that says soon why it does not train, and has done no harm."""
     before = stored_objects(product.bucket)
     job = product.apply(tiny_job(name, devices=1, steps=50, layout={"tensor": 1}, **changes))
     status, seconds = wait_reason(job, reason)
     assert seconds <= allowed_seconds()
-    assert (status.state == "Failed") is final
     assert status.progress is None, "no step was trained"
     assert status.gang.attempt == 1
     after = stored_objects(product.bucket)
     assert before.items() <= after.items(), "nothing stored was overwritten"
+    return job
 
 
 def test_a_checkpoint_of_another_model_is_refused_and_left_alone(product: Product, undisturbed: TestedJob) -> None:
