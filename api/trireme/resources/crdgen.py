@@ -31,8 +31,8 @@ def crd(info: KindInfo[Any]) -> dict[str, Any]:
     spec = structural_schema(info.spec_model)
     for rule in info.rules:
         _add_rule(_node(spec, rule.path), {"rule": rule.rule, "message": rule.message})
-    for path in info.immutable_paths:
-        _add_immutable(spec, path)
+    for path in info.mutable_paths:
+        _node(spec, path)
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -78,7 +78,10 @@ def _root(info: KindInfo[Any], spec: Schema) -> Schema:
             "spec": spec,
             "status": status,
         },
-        "x-kubernetes-validations": [dict(rule) for rule in NAME_RULES],
+        "x-kubernetes-validations": [
+            *(dict(rule) for rule in NAME_RULES),
+            *(_immutable_rule(spec, path) for path in info.immutable_paths),
+        ],
     }
 
 
@@ -108,21 +111,34 @@ def _add_rule(node: Schema, rule: dict[str, str]) -> None:
     node.setdefault("x-kubernetes-validations", []).append(rule)
 
 
-def _add_immutable(spec: Schema, path: str) -> None:
-    """A transition rule on the field's parent, so that adding or removing the field is caught as well."""
-    parent_path, _, field = path.rpartition(".")
-    parent = _node(spec, parent_path)
-    _node(spec, path)
-    same = f"self.{field} == oldSelf.{field}"
-    always = field in parent.get("required", []) or "default" in parent["properties"][field]
-    _add_rule(
-        parent,
-        {
-            "rule": same if always else f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || {same})",
-            "message": f"{path} is immutable",
-            "fieldPath": f".{field}",
-        },
-    )
+def _immutable_rule(spec: Schema, path: str) -> dict[str, str]:
+    """A transition rule of the root: only there can a rule see that the operator has accepted the job.
+
+    Until then every field may be edited, so that a job that the planner refuses can be cured. Adding or removing a
+    field is a change as well. An API server keeps the stored status when it updates the spec, and the other way round.
+    """
+    optional = [part for part in _prefixes(path) if not _always_there(spec, part)]
+    here, there = (" && ".join(f"has({side}.spec.{part})" for part in optional) for side in ("self", "oldSelf"))
+    same = f"self.spec.{path} == oldSelf.spec.{path}"
+    if optional:
+        same = f"({here} ? {there} && {same} : !({there}))"
+    return {
+        "rule": f"!has(oldSelf.status) || !has(oldSelf.status.resolved) || {same}",
+        "message": f"{path} is immutable once the job is accepted",
+        "fieldPath": f".spec.{path}",
+    }
+
+
+def _prefixes(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[: end + 1]) for end in range(len(parts))]
+
+
+def _always_there(spec: Schema, path: str) -> bool:
+    """Whether a field is there wherever its parent is: it is required, or the API server fills in its default."""
+    parent, _, name = path.rpartition(".")
+    node = _node(spec, parent)
+    return name in node.get("required", []) or "default" in node["properties"][name]
 
 
 class _Dumper(yaml.SafeDumper):

@@ -41,13 +41,13 @@ def _section(path: str, schema: Schema, info: KindInfo[Any]) -> str:
         required = name in schema.get("required", []) and path.startswith("spec")
         default = "required" if required else _default(child)
         text = str(child.get("description", "")).replace("|", "\\|")
-        lock = " Immutable." if _immutable(f"{path}.{name}", info) and "Immutable" not in text else ""
-        lines.append(f"| `{name}` | {_type(child)} | {default} | {text}{lock} |")
+        mark = " May change while the job runs." if _mutable(f"{path}.{name}", info) else ""
+        lines.append(f"| `{name}` | {_type(child)} | {default} | {text}{mark} |")
     return "\n".join(lines) + "\n"
 
 
-def _immutable(path: str, info: KindInfo[Any]) -> bool:
-    return path.removeprefix("spec.") in info.immutable_paths
+def _mutable(path: str, info: KindInfo[Any]) -> bool:
+    return path.removeprefix("spec.") in info.mutable_paths
 
 
 def _default(schema: Schema) -> str:

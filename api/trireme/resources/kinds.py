@@ -1,14 +1,16 @@
 """What a kind of resource is to the rest of the code. Operator, trainer and CLI ask here and never which kind it is."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from trireme.planning import Plan, PlanRequest, plan
 from trireme.resources.common import TrainingJobSpec
+from trireme.resources.schema import Schema, structural_schema
 
 GROUP = "trireme.dev"
 VERSION = "v1alpha1"
@@ -59,8 +61,8 @@ class KindInfo(Generic[SpecT]):
     program: str
     """Which trainer program the ranks run."""
     print_columns: tuple[PrintColumn, ...]
-    immutable_paths: tuple[str, ...]
-    """Dotted paths, from the spec, of what never changes."""
+    mutable_paths: tuple[str, ...]
+    """Dotted paths, from the spec, of what steers a job that was accepted."""
     rules: tuple[SpecRule, ...]
     plan_request: Callable[[SpecT], PlanRequest]
     """What the planner needs to know of a spec."""
@@ -69,6 +71,11 @@ class KindInfo(Generic[SpecT]):
     def api_version(self) -> str:
         """apiVersion of a manifest."""
         return f"{GROUP}/{VERSION}"
+
+    @cached_property
+    def immutable_paths(self) -> tuple[str, ...]:
+        """Dotted paths, from the spec, of what never changes once a job was accepted: all that is not mutable."""
+        return tuple(_immutable(structural_schema(self.spec_model), self.mutable_paths))
 
     def parse(self, spec: Mapping[str, Any]) -> SpecT:
         """A raw spec as its model, defaults filled in. Raises SpecError."""
@@ -101,6 +108,18 @@ class KindInfo(Generic[SpecT]):
     def plan(self, spec: SpecT) -> Plan:
         """The layout of a job. Raises trireme.planning.PlanError."""
         return plan(self.plan_request(spec))
+
+
+def _immutable(schema: Schema, mutable: tuple[str, ...], parent: str = "") -> Iterator[str]:
+    """The paths below a node. Parts of the spec are divided into their fields, so that a refusal names the field."""
+    for name, child in schema["properties"].items():
+        path = f"{parent}{name}"
+        if path in mutable:
+            continue
+        if "properties" in child and (not parent or any(m.startswith(f"{path}.") for m in mutable)):
+            yield from _immutable(child, mutable, f"{path}.")
+        else:
+            yield path
 
 
 def all_kinds() -> tuple[KindInfo[Any], ...]:

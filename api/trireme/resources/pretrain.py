@@ -9,7 +9,7 @@ from trireme.planning.shape import PRESETS, LlamaShape
 from trireme.resources.base import Glob, IntOrAuto, S3Uri, Strict
 from trireme.resources.common import TrainingJobSpec, placement
 from trireme.resources.kinds import KindInfo, SpecRule
-from trireme.resources.rules import JOB_COLUMNS, JOB_IMMUTABLE, JOB_RULES
+from trireme.resources.rules import JOB_COLUMNS, JOB_MUTABLE, JOB_RULES
 from trireme.resources.status import JobStatus
 
 PresetName = Literal[
@@ -222,9 +222,9 @@ class Training(Strict):
 class PretrainSpec(TrainingJobSpec):
     """The spec of a PretrainJob."""
 
-    model: Model = Field(description="What is trained. Immutable.")
-    data: Data = Field(description="What it is trained on. Immutable.")
-    training: Training = Field(description="How it is trained. Immutable.")
+    model: Model = Field(description="What is trained.")
+    data: Data = Field(description="What it is trained on.")
+    training: Training = Field(description="How it is trained.")
 
     @property
     def shape(self) -> LlamaShape:
@@ -303,7 +303,7 @@ PRETRAIN_JOB = KindInfo(
     status_model=JobStatus,
     program="pretrain",
     print_columns=JOB_COLUMNS,
-    immutable_paths=("model", "data", "training", *JOB_IMMUTABLE),
+    mutable_paths=JOB_MUTABLE,
     rules=(
         *JOB_RULES,
         SpecRule("model", "has(self.preset) != has(self.shape)", "exactly one of preset and shape must be set"),

@@ -1,4 +1,4 @@
-"""What every kind of training job shares in its CRD: CEL rules, immutable paths and print columns."""
+"""What every kind of training job shares in its CRD: CEL rules, mutable paths and print columns."""
 
 from trireme.resources.common import (
     RESERVED_ENV_NAMES,
@@ -20,18 +20,14 @@ JOB_COLUMNS = (
     PrintColumn("Age", "date", ".metadata.creationTimestamp", "Age of the job."),
 )
 
-JOB_IMMUTABLE = (
-    "parallelism",
-    "workers.nodes",
-    "workers.devicesPerNode",
-    "workers.accelerator",
-    "workers.image",
-    "checkpoint.uri",
-    "checkpoint.endpoint",
-    "checkpoint.region",
-    "checkpoint.pathStyle",
-    "checkpoint.caBundle",
-    "checkpoint.onExisting",
+JOB_MUTABLE = (
+    "suspend",
+    "ttlSecondsAfterFinished",
+    "activeDeadlineSeconds",
+    "faultTolerance",
+    "checkpoint.intervalSteps",
+    "checkpoint.intervalSeconds",
+    "checkpoint.keep",
 )
 
 

@@ -1,6 +1,7 @@
 """What an API server does with a custom resource: defaults, schema validation, CEL rules. Small, for these tests."""
 
 import copy
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,11 +35,15 @@ def _fill(schema: Schema, value: Any) -> None:
 
 
 def refusals(schema: Schema, value: Any, old: Any = None) -> list[str]:
-    """Messages for which the object is refused at apply, unknown fields included (kubectl validates strictly)."""
-    filled = with_defaults(schema, value)
+    """Messages for which the object is refused at apply, unknown fields included (kubectl validates strictly).
+
+    An update of the spec keeps the stored status.
+    """
+    kept = {"status": old["status"]} if old and "status" in old else {}
+    filled = with_defaults(schema, {**value, **kept})
     validator = jsonschema.Draft4Validator(_draft4(schema))
     errors = [f"{'.'.join(map(str, e.absolute_path))}: {e.message}" for e in validator.iter_errors(filled)]
-    return errors or list(_rule_refusals(schema, filled, None if old is None else with_defaults(schema, old), ""))
+    return errors or list(rule_refusals(schema, filled, None if old is None else with_defaults(schema, old), ""))
 
 
 def default_refusals(schema: Schema, path: str = "") -> Iterator[str]:
@@ -51,7 +56,7 @@ def default_refusals(schema: Schema, path: str = "") -> Iterator[str]:
         validator = jsonschema.Draft4Validator(_draft4(schema))
         yield from (f"{path}: {error.message}" for error in validator.iter_errors(default))
         try:
-            yield from _rule_refusals(schema, default, default, path)
+            yield from rule_refusals(schema, default, default, path)
         except (KeyError, RuntimeError) as error:
             yield f"{path}: {error!r} in a rule"
     for name, child in schema.get("properties", {}).items():
@@ -77,19 +82,23 @@ def _draft4(schema: Schema) -> Schema:
     return node
 
 
-def _rule_refusals(schema: Schema, value: Any, old: Any, path: str) -> Iterator[str]:
-    for rule in schema.get("x-kubernetes-validations", []):
-        transition = "oldSelf" in rule["rule"]
-        if transition and old is None:
+_compiled = functools.cache(cel.compile)
+
+
+def rule_refusals(schema: Schema, value: Any, old: Any, path: str) -> Iterator[str]:
+    """Messages of the rules that a value with its defaults breaks, old being what it replaces."""
+    rules = schema.get("x-kubernetes-validations", [])
+    variables = cel.Context(variables={"self": value, "oldSelf": old}) if rules else None
+    for rule in rules:
+        if old is None and "oldSelf" in rule["rule"]:
             continue
-        variables = {"self": value, **({"oldSelf": old} if transition else {})}
-        if cel.evaluate(rule["rule"], variables) is not True:
+        if _compiled(rule["rule"]).execute(variables) is not True:
             yield f"{path}: {rule['message']}"
     if isinstance(value, dict):
         for name, child in schema.get("properties", {}).items():
             if name in value:
                 before = old.get(name) if isinstance(old, dict) else None
-                yield from _rule_refusals(child, value[name], before, f"{path}.{name}")
+                yield from rule_refusals(child, value[name], before, f"{path}.{name}")
     elif isinstance(value, list) and "items" in schema:
         for index, item in enumerate(value):
-            yield from _rule_refusals(schema["items"], item, None, f"{path}[{index}]")
+            yield from rule_refusals(schema["items"], item, None, f"{path}[{index}]")

@@ -187,7 +187,17 @@ def _rule_problems(path: str, node: Schema) -> Iterator[str]:
         if not message or "\n" in message or len(message) > 2048:
             yield f"message of rule {rule['rule']!r} must be one line of at most 2048 characters"
         field = rule.get("fieldPath")
-        if field is not None and field.removeprefix(".") not in node.get("properties", {}):
+        if field is not None and not _is_field(node, field):
             yield f"fieldPath {field} is not a field"
         if "oldSelf" in rule["rule"] and ("[]" in path or "{}" in path):
             yield "a transition rule below a list needs list type map"
+
+
+def _is_field(node: Schema, path: str) -> bool:
+    """Whether a relative path such as .spec.model leads to a property."""
+    first, *names = path.split(".")
+    for name in names:
+        node = node.get("properties", {}).get(name)
+        if node is None:
+            return False
+    return first == "" and bool(names)

@@ -367,7 +367,7 @@ def test_bad_inputs_wait_or_fail_as_the_agent_says() -> None:
     assert story.cluster.gang.progress.step == 0
 
 
-def test_a_spec_that_cannot_work_is_refused_with_the_numbers_and_no_pods() -> None:
+def test_a_spec_that_cannot_work_is_refused_with_the_numbers_and_no_pods_until_it_is_edited() -> None:
     story = Story(parallelism={"tensor": 3})
     story.run(2)
     accepted = story.condition(ConditionType.ACCEPTED)
