@@ -48,6 +48,7 @@ def test_a_killed_rank_is_reported_and_the_next_attempt_finishes_the_job(make_ga
     manifest = Manifest.decode((gang.job_directory / "model" / "a2" / "manifest.json").read_bytes())
     assert manifest.digest == model.digest
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {f.path for f in manifest.files}
+    assert (manifest.state["validationStep"], manifest.state["validationLoss"]) == (60, progress.validation_loss)
     log = (gang.job_directory / "logs" / "a1" / "rank-0.log").read_text()
     assert "step 22/60" in log
     gang.release()

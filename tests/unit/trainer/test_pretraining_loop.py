@@ -45,11 +45,26 @@ from trireme_trainer.pretrain.loop import Outcome, Place, Pretraining
 STEPS = 12
 
 
+@dataclass
+class Clock:
+    """Seconds that only the engine's work adds to."""
+
+    now: float = 0.0
+    step_seconds: float = 4.0
+    save_seconds: float = 2.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class CountingEngine:
     """Its one weight is a running hash of the tokens it saw, so that any change of order or state shows in the loss."""
 
-    def __init__(self, config: EngineConfig, nan_at: int | None = None, full_at: int | None = None) -> None:
+    def __init__(
+        self, config: EngineConfig, clock: Clock, nan_at: int | None = None, full_at: int | None = None
+    ) -> None:
         self.config = config
+        self.clock = clock
         self.weight = 1
         self._step = 0
         self._nan_at = nan_at
@@ -69,6 +84,7 @@ class CountingEngine:
     def train_step(self, batch: TokenBatch) -> StepResult:
         if self._step == self._nan_at:
             return StepResult(self._step, math.nan, 1.0, 0.1, 1, True, True)
+        self.clock.now += self.clock.step_seconds
         self.weight = (self.weight * 31 + int(batch.tokens.sum())) % 1_000_003
         self._step += 1
         return StepResult(self._step, float(self.weight), 1.0, 0.1 / self._step, batch.tokens.size, False, False)
@@ -80,6 +96,7 @@ class CountingEngine:
     def save_local(self, directory: Path, extra_state: Mapping[str, Any]) -> SaveResult:
         if self._step == self._full_at:
             raise OSError(errno.ENOSPC, "No space left on device")
+        self.clock.now += self.clock.save_seconds
         directory.mkdir(parents=True, exist_ok=True)
         state = {"weight": self.weight, "step": self._step, "extra": dict(extra_state)}
         (directory / "state.json").write_text(json.dumps(state))
@@ -158,12 +175,13 @@ class World:
 
     def run(
         self, agent: Agent, *, resume: Path | None = None, nan_at: int | None = None, full_at: int | None = None,
-        start: Path | None = None, seconds: Iterator[float] | None = None, **settings: Any,
+        start: Path | None = None, **settings: Any,
     ) -> Outcome:  # fmt: skip
         place = Place(0, 0, 1, 1, self.root / f"run-{next(self.runs)}")
+        clock = Clock()
         loop = Pretraining(
             self.config,
-            CountingEngine(self.config.engine, nan_at, full_at),
+            CountingEngine(self.config.engine, clock, nan_at, full_at),
             agent,
             place,
             Inputs(
@@ -173,7 +191,7 @@ class World:
             ),
             Settings(**settings),
             Peak(1.0, "measured-cpu"),
-            **({"clock": lambda: next(seconds)} if seconds else {}),
+            clock,
         )
         return loop.run()
 
@@ -232,18 +250,39 @@ def test_a_run_that_drained_and_resumed_equals_one_that_did_not(world: World) ->
         assert second.of(ProgressEvent)[-1].progress.first_loss == whole.losses[1]
 
 
-def test_a_finished_run_validates_saves_and_exports_once(world: World) -> None:
+def test_a_finished_run_saves_validates_and_exports_once(world: World) -> None:
     agent = Agent()
     world.run(agent, checkpoint_interval_steps=5)
     assert [e.step for e in agent.of(SavedEvent)] == [5, 10, STEPS]
     (exported,) = agent.of(ExportedEvent)
     assert exported.manifest["step"] == STEPS
-    assert agent.of(ProgressEvent)[-1].progress.validation_loss is not None
-    assert [s for s, _ in agent.sections][-4:] == [Section.EVALUATE, Section.SAVE, Section.EXPORT, Section.DONE]
+    validated = agent.of(ProgressEvent)[-1].progress.validation_loss
+    assert validated is not None
+    state = exported.manifest["state"]
+    assert (state["validationLoss"], state["validationStep"]) == (validated, STEPS)
+    assert [s for s, _ in agent.sections][-4:] == [Section.SAVE, Section.EVALUATE, Section.EXPORT, Section.DONE]
     again = Agent()
     world.run(again, resume=world.commit(agent.of(SavedEvent)[-1]))
     assert again.of(SavedEvent) == []
-    assert len(again.of(ExportedEvent)) == 1
+    assert again.of(ExportedEvent)[0].manifest["state"] == state
+    assert again.of(ProgressEvent)[-1].progress.validation_loss == validated
+
+
+def test_a_validation_that_fails_at_the_end_loses_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> EvaluationResult:
+        raise RuntimeError("out of memory")
+
+    agent, again = Agent(), Agent()
+    with monkeypatch.context() as patched:
+        patched.setattr(CountingEngine, "evaluate", fail)
+        with pytest.raises(RuntimeError):
+            world.run(agent)
+    (saved,) = agent.of(SavedEvent)
+    assert saved.step == STEPS
+    assert world.run(again, resume=world.commit(saved)) is Outcome.FINISHED
+    (progress,) = (e.progress for e in again.of(ProgressEvent))
+    assert (progress.step, progress.loss) == (STEPS, agent.losses[STEPS])
+    assert progress.validation_loss is not None
 
 
 def test_a_save_waits_while_the_one_before_is_on_its_way(world: World) -> None:
@@ -290,11 +329,10 @@ def test_starting_weights_are_taken_without_their_step_or_optimizer(world: World
 
 
 def test_saves_by_seconds_follow_the_clock(world: World) -> None:
-    ticks = iter(float(n) for n in range(100_000))
     agent = Agent()
-    world.run(agent, seconds=ticks, checkpoint_interval_seconds=15)
-    steps = [e.step for e in agent.of(SavedEvent)]
-    assert 2 <= len(steps) < STEPS
+    world.run(agent, checkpoint_interval_seconds=10)
+    # Steps take 4 s: step 3 ends at 12 s, its save at 14 s, and the first step to end 10 s after that is 6, at 26 s.
+    assert [e.step for e in agent.of(SavedEvent)] == [3, 6, 9, STEPS]
 
 
 def test_a_loss_that_is_no_number_is_never_saved(world: World) -> None:

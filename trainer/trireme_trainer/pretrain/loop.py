@@ -88,6 +88,8 @@ class State:
     first_loss: float | None = None
     last_loss: float | None = None
     validation_loss: float | None = None
+    validation_step: int | None = None
+    """After which step that loss was measured."""
 
 
 class Pretraining:
@@ -202,15 +204,8 @@ class Pretraining:
         return hashlib.sha256(ids.encode()).hexdigest()[:12]
 
     def _report(self, result: StepResult, seconds: float, completed_at: float) -> None:
-        step, state = self._engine.step, self._state
         rates = self._throughput.step(seconds)
-        self._progress = Progress(
-            step=step,
-            total_steps=self._total,
-            tokens=step * self._tokens_per_step,
-            loss=state.last_loss,
-            first_loss=state.first_loss,
-            validation_loss=state.validation_loss,
+        self._progress = self._facts(
             learning_rate=result.learning_rate,
             grad_norm=result.grad_norm,
             tokens_per_second=rates.tokens_per_second,
@@ -222,10 +217,21 @@ class Pretraining:
         self._send(self._progress, completed_at)
 
     def _report_end(self) -> None:
-        """The last step's facts once more, with the last validation's loss."""
-        progress = self._progress
-        if progress is not None:
-            self._send(progress.model_copy(update={"validation_loss": self._state.validation_loss}), 0.0)
+        """The last step's facts once more, as far as this attempt knows them, with the last validation's loss."""
+        progress = self._progress or self._facts()
+        self._send(progress.model_copy(update={"validation_loss": self._state.validation_loss}), 0.0)
+
+    def _facts(self, **of_the_step: Any) -> Progress:
+        step, state = self._engine.step, self._state
+        return Progress(
+            step=step,
+            total_steps=self._total,
+            tokens=step * self._tokens_per_step,
+            loss=state.last_loss,
+            first_loss=state.first_loss,
+            validation_loss=state.validation_loss,
+            **of_the_step,
+        )
 
     def _send(self, progress: Progress, completed_at: float) -> None:
         peak_bytes = peak_memory_bytes(self._config.device)
@@ -244,12 +250,15 @@ class Pretraining:
         mine = positions[self._engine.data_parallel_rank :: self._engine.data_parallel_size][:rows]
         batches = [self._dataset.validation(mine[i : i + share]) for i in range(0, rows, share)]
         self._state.validation_loss = self._engine.evaluate(batches).loss
+        self._state.validation_step = self._engine.step
 
     def _finish(self) -> Outcome:
+        """Save, validate, export. Whatever fails after the save costs no step: the next attempt goes on from there."""
         if self._engine.step > (self._saved_step or 0):
+            self._save()
+        if self._state.validation_step != self._engine.step:
             self._evaluate()
             self._report_end()
-            self._save()
         self._channel.enter(Section.EXPORT, self._engine.step)
         directory = self._place.save_directory / "export"
         tokenizer = Path(self._inputs.dataset_directory) / TOKENIZER_DIRECTORY
@@ -307,6 +316,7 @@ class Pretraining:
             "firstLoss": state.first_loss,
             "lastLoss": state.last_loss,
             "validationLoss": state.validation_loss,
+            "validationStep": state.validation_step,
         }
 
     def _manifest(self) -> dict[str, Any]:
@@ -359,7 +369,7 @@ class Pretraining:
             raise RestoreFailed(str(error)) from error
         self._check(loaded.step, dict(loaded.extra_state), manifest)
         state = loaded.extra_state
-        self._state = State(state.get("firstLoss"), state.get("lastLoss"), state.get("validationLoss"))
+        self._state = State(*map(state.get, ("firstLoss", "lastLoss", "validationLoss", "validationStep")))
         self._saved_step = loaded.step
         log.info("restored step %d: %s", loaded.step, json.dumps(dict(state)))
 
