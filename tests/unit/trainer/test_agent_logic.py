@@ -15,16 +15,18 @@ from hypothesis import strategies as st
 from torch.distributed import DistBackendError
 
 from trireme.checkpoints import JobKeys
-from trireme.protocol import FailureKind, ResumePoint, Section
+from trireme.protocol import FailureKind, ResumePoint, Section, Settings
 from trireme_trainer.agent.accounting import CategoryClock, category_of
 from trireme_trainer.agent.channel import RankChannel
 from trireme_trainer.agent.classify import RankEnd, first_cause
 from trireme_trainer.agent.fence import Fence
 from trireme_trainer.agent.logs import RankLog
 from trireme_trainer.agent.messages import FailedEvent
+from trireme_trainer.agent.ranks import RankProcess
+from trireme_trainer.agent.watch import HangWatch
 from trireme_trainer.checkpoint.inventory import Inventory, ResumeRecord, StoredStep
 from trireme_trainer.checkpoint.retention import select_deletions
-from trireme_trainer.pretrain.__main__ import record
+from trireme_trainer.pretrain.__main__ import collective_timeout_seconds, record
 from trireme_trainer.pretrain.errors import NaNLoss, RestoreFailed, classify_exception
 
 KEYS = JobKeys("s3://bucket/p", "default", "job", "uid")
@@ -41,6 +43,17 @@ def test_a_fence_falls_only_when_both_operator_and_gang_are_silent() -> None:
 
 def test_a_job_of_one_slot_is_never_fenced_by_itself() -> None:
     assert not Fence(slots=1, now=0.0).expired(1e9, 5.0)
+
+
+@given(st.sampled_from([s for s in Section if s is not Section.DONE]), st.floats(1, 1e5), st.floats(1, 1e5))
+def test_a_hang_is_named_long_before_a_collective_times_out(section: Section, step: float, start: float) -> None:
+    """No collective is cut while the section that it belongs to may go on, a save in which ranks wait least of all."""
+    settings = Settings(step_timeout_seconds=step, start_timeout_seconds=start)
+    now = collective_timeout_seconds(settings) / 2 + 1
+    rank = SimpleNamespace(rank=0, step=0, section=section, entered_at=0.0, end=None, silent_seconds=lambda _: 0.0)
+    hang = HangWatch(now).look([cast(RankProcess, rank)], settings, now)
+    assert hang is not None
+    assert hang.kind is FailureKind.HANG
 
 
 @given(st.lists(st.tuples(st.sampled_from(list(Section)), st.floats(0, 100)), max_size=30), st.integers(0, 20))

@@ -285,6 +285,22 @@ def test_a_validation_that_fails_at_the_end_loses_nothing(world: World, monkeypa
     assert progress.validation_loss is not None
 
 
+@pytest.mark.parametrize("full_at", [None, 5])
+def test_no_rank_leaves_a_save_before_all_have_written(
+    world: World, monkeypatch: pytest.MonkeyPatch, full_at: int | None
+) -> None:
+    agent = Agent()
+    met = []
+
+    def barrier(_: CountingEngine) -> None:
+        met.append((agent.sections[-1], len(agent.of(SavedEvent) + agent.of(SaveFailedEvent))))
+
+    monkeypatch.setattr(CountingEngine, "barrier", barrier)
+    world.run(agent, full_at=full_at, checkpoint_interval_steps=5)
+    # What this rank wrote is on its way to the store while it waits for the others.
+    assert met[:3] == [((Section.SAVE, 5), 1), ((Section.SAVE, 10), 2), ((Section.SAVE, STEPS), 3)]
+
+
 def test_a_save_waits_while_the_one_before_is_on_its_way(world: World) -> None:
     agent = Agent(stays_busy=True)
     world.run(agent, checkpoint_interval_steps=2)

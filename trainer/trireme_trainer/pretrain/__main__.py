@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import Literal, cast
 
-from trireme.protocol import JobConfig, Section, Target
+from trireme.protocol import JobConfig, Section, Settings, Target
 from trireme.protocol.messages import DRAINED_EXIT_CODE
 from trireme_trainer.agent.channel import AGENT_PID_ENV, AgentGone, RankChannel, die_with_parent
 from trireme_trainer.agent.messages import FailedEvent
@@ -26,6 +26,15 @@ def preload(job: JobConfig) -> None:
     config = PretrainConfig.parse(job)
     log.debug("preloading for %s", loop.__name__)
     preload_engine(config.engine.name, cast(Literal["cpu", "cuda"], config.device))
+
+
+def collective_timeout_seconds(settings: Settings) -> float:
+    """How long a rank waits for the others in a collective.
+
+    Twice as long as the agent's watch lets any section last, a save in which ranks wait for the slowest disk included:
+    the watch names the rank that hangs, a collective's time-out only those that waited.
+    """
+    return max(60.0, 2 * max(1.25 * settings.step_timeout_seconds, settings.start_timeout_seconds))
 
 
 def run(channel: RankChannel) -> int:
@@ -45,7 +54,7 @@ def run(channel: RankChannel) -> int:
         master_address=env["MASTER_ADDR"],
         master_port=int(env["MASTER_PORT"]),
         device=cast(Literal["cpu", "cuda"], config.device),
-        collective_timeout_seconds=max(60.0, 2 * target.settings.step_timeout_seconds),
+        collective_timeout_seconds=collective_timeout_seconds(target.settings),
     )
     place = Place(
         rank=environment.rank,

@@ -272,9 +272,19 @@ class Pretraining:
     # -- checkpoints
 
     def _save(self) -> None:
-        """Write this rank's part to the node's disk and hand it to the agent."""
+        """Have every rank write its part to its node's disk and hand it to the agent.
+
+        Ranks with little to write stay until all have written: in the next step's collectives they would wait under
+        the limit of a step, and a long save would look like a hang.
+        """
+        self._channel.enter(Section.SAVE, self._engine.step)
+        self._write_part()
+        self._engine.barrier()
+        # Also after a failed write: all must agree on what is left to be saved.
+        self._saved_step, self._saved_at = self._engine.step, self._clock()
+
+    def _write_part(self) -> None:
         engine = self._engine
-        self._channel.enter(Section.SAVE, engine.step)
         began = self._clock()
         directory = self._place.save_directory / f"step-{engine.step}"
         try:
@@ -288,8 +298,6 @@ class Pretraining:
             self._channel.send(
                 SaveFailedEvent(step=engine.step, reason=reason, message=message, directory=str(directory))
             )
-            # As on the ranks that succeeded: all must agree on what is left to be saved.
-            self._saved_step, self._saved_at = engine.step, self._clock()
             return
         self._channel.expect_upload()
         self._channel.send(
@@ -302,7 +310,6 @@ class Pretraining:
                 manifest=self._manifest() if self._place.rank == 0 else None,
             )
         )
-        self._saved_step, self._saved_at = engine.step, self._clock()
 
     def _extra_state(self) -> dict[str, Any]:
         step, state = self._engine.step, self._state
