@@ -120,7 +120,7 @@ class RealControlPlane:
             "authorization-mode": "Node,RBAC",
             "service-account-issuer": ISSUER,
             "service-account-signing-key-file": keys / "sa.key",
-            "service-account-key-file": keys / "sa.key",
+            "service-account-key-file": keys / "sa.pub",
             # Nodes' names are in no DNS.
             "kubelet-preferred-address-types": "InternalIP",
         }

@@ -34,6 +34,11 @@ def _key_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
+def _public_key_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The form in which client-go's keyutil.ParsePublicKeysPEM reads it: of a PKCS8 file it takes RSA keys only."""
+    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
 def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
@@ -52,7 +57,7 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivate
 
 
 class Pki:
-    """Files under `folder`, made on first use: ca.crt, ca.key, apiserver.crt, apiserver.key, sa.key."""
+    """Files under `folder`, made on first use: ca.crt, ca.key, apiserver.crt, apiserver.key, sa.key, sa.pub."""
 
     def __init__(self, folder: Path, addresses: tuple[str, ...] = ("127.0.0.1",)) -> None:
         self.folder = folder
@@ -64,6 +69,8 @@ class Pki:
             self._create_serving(addresses)
         if not (folder / "sa.key").exists():
             _write(folder / "sa.key", _key_bytes(ec.generate_private_key(ec.SECP256R1())), 0o600)
+        if not (folder / "sa.pub").exists():
+            _write(folder / "sa.pub", _public_key_bytes(self.signing_key()), 0o644)
 
     def _create_authority(self) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
