@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -206,6 +207,67 @@ async def test_a_queued_save_starts_when_the_one_before_begins_to_fail(tmp_path:
     await until(lambda: gang.slots[0].report().failing_reason == "StoreUnavailable")
     gang.store.away = False
     await until(lambda: gang.committed == [20] and not gang.slots[0].pending)
+
+
+@pytest.mark.parametrize("hurt_slot", [0, 1])
+async def test_after_a_short_outage_uploads_longer_than_the_interval_are_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hurt_slot: int
+) -> None:
+    gang = Gang(tmp_path)
+    upload, mended = gang.store.upload, threading.Event()
+
+    def slow(path: Path, key: str) -> None:
+        if not mended.is_set() and f"slot-{hurt_slot}" in str(path):
+            raise StoreError("StoreUnavailable", "away", retryable=True)
+        time.sleep(0.25)
+        upload(path, key)
+
+    monkeypatch.setattr(gang.store, "upload", slow)
+    gang.save(10)
+    await until(lambda: gang.slots[0].report().failing_reason)
+    mended.set()
+    for step in range(20, 1000, 10):
+        await asyncio.sleep(0.05)
+        if len(gang.committed) >= 2:
+            break
+        if not gang.slots[0].busy:
+            gang.save(step)
+        assert len(gang.local_saves()) <= 4, "one on its way and the newest, on each of two nodes"
+    assert len(gang.committed) >= 2
+    assert gang.slots[0].report().failing_reason is None
+
+
+async def test_a_save_whose_next_try_goes_well_does_not_give_way(tmp_path: Path) -> None:
+    gang = Gang(tmp_path, slots=1)
+    gang.store.away = True
+    gang.save(10)
+    await until(lambda: gang.slots[0].report().failing_reason)
+    gang.store.gate.clear()
+    gang.store.away = False
+    await until(lambda: gang.slots[0].busy)
+    gang.save(20)
+    gang.store.gate.set()
+    await until(lambda: gang.committed == [10, 20])
+
+
+async def test_a_save_that_gave_way_on_one_slot_is_awaited_on_none(tmp_path: Path) -> None:
+    gang = Gang(tmp_path)
+    gang.save(10, slots=[0])
+    await until(lambda: any("step-10/shard-1" in k for k in gang.store.objects))
+    gang.store.away = True
+    gang.save(10, slots=[1])
+    await until(lambda: gang.slots[1].report().failing_reason)
+    gang.save(20, slots=[1])
+    gang.slots[0].save_failed(0, SaveFailedEvent(step=20, reason="DiskFull", message="no space"))
+    await until(lambda: not gang.slots[0].pending)
+
+
+async def test_files_that_are_in_the_store_need_no_disk_while_others_are_awaited(tmp_path: Path) -> None:
+    gang = Gang(tmp_path)
+    gang.save(10, slots=[0])
+    await until(lambda: not gang.local_saves())
+    gang.save(10, slots=[1])
+    await until(lambda: gang.committed == [10])
 
 
 async def test_files_that_are_in_the_store_are_not_sent_again_when_another_fails(

@@ -1,7 +1,7 @@
 """Uploads what this node's ranks saved, and on slot 0 commits: the manifest goes last, when every rank's files are in.
 
 The agents do this and not the ranks, so that training goes on meanwhile and an upload survives its rank's end.
-A failing store never stops training: the newest save is retried, and gives way to a newer one.
+A failing store never stops training: a save is tried again, and gives way to a newer one while it waits for that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from trireme.checkpoints import JobKeys, Manifest, ShardFile
 from trireme.protocol import CheckpointFact, CheckpointReport
 from trireme_trainer.agent.errors import AttemptOver, PeerError
 from trireme_trainer.agent.messages import SavedEvent, SaveFailedEvent, SlotShards
+from trireme_trainer.agent.saves import Save
 from trireme_trainer.checkpoint.retention import retain
 from trireme_trainer.checkpoint.store import ObjectStore, StoreError, hash_file
 
@@ -43,26 +44,6 @@ class CommitPlace:
     slot: int
     slots: int
     ranks_per_slot: int
-
-
-@dataclass
-class Save:
-    """One checkpoint on its way."""
-
-    step: int
-    started_at: float
-    ranks: dict[int, SavedEvent] = field(default_factory=dict)
-    failed_ranks: set[int] = field(default_factory=set)
-    directories: set[str] = field(default_factory=set)
-    """Where this node's ranks wrote; removed when the save is done and none of them writes any more."""
-    slots: dict[int, list[ShardFile]] = field(default_factory=dict)
-    own_files: list[ShardFile] | None = None
-    hashed: dict[str, ShardFile] = field(default_factory=dict)
-    uploaded: set[str] = field(default_factory=set)
-    counted: int = 0
-    """How many were uploaded at the last failure."""
-    task: asyncio.Task[None] | None = None
-    done: bool = False
 
 
 class Committer:
@@ -86,7 +67,6 @@ class Committer:
         self._saves: dict[int, Save] = {}
         self._committed: list[tuple[CheckpointFact, float]] = []
         self._failing: tuple[str, str] | None = None
-        self._store_down = False
         self._in_flight = 0
         self._lock = threading.Lock()
         self._cancelled = False
@@ -119,46 +99,45 @@ class Committer:
             save.directories.add(event.directory)
         self._give_up(event.step)
         self._fail(event.reason, f"checkpoint of step {event.step}: rank {rank}: {event.message}")
-        if self._place.slot != 0:
-            message = self._message(
-                event.step, problem_reason=event.reason, problem_message=event.message, given_up=True
-            )
-            telling = asyncio.create_task(self._tell_leader(message, insist=True))
-            self._telling.add(telling)
-            telling.add_done_callback(self._telling.discard)
+        self._tell_given_up(event.step, problem_reason=event.reason, problem_message=event.message)
 
     def shards(self, message: SlotShards) -> None:
         """Slot 0: another slot's files are in, or why not. Raises AttemptOver."""
         if self._cancelled or message.attempt != self._place.attempt:
             raise AttemptOver(f"slot 0 is at attempt {self._place.attempt}, not {message.attempt}")
-        if message.problem_reason is not None:
-            if message.given_up:
-                self._give_up(message.step)
-            problem = f"slot {message.slot}: {message.problem_message}"
-            self._fail(message.problem_reason, problem, moving=message.moving)
-            return
         if message.step not in self._saves and any(s.done and s.step > message.step for s in self._saves.values()):
             return  # of a save that gave way to a newer one
         save = self._saves.setdefault(message.step, Save(message.step, time.monotonic()))
+        if message.given_up:
+            self._give_up(message.step)
+        if message.problem_reason is not None:
+            save.tried(message.slot, failed=not message.moving)
+            self._fail(message.problem_reason, f"slot {message.slot}: {message.problem_message}")
+            return
         if save.done:  # committed before, or given up
             return
         save.slots[message.slot] = message.files
+        save.tried(message.slot, failed=False)
         self._commit_when_complete(save)
+        self._on_change()
 
     def _start_next(self) -> None:
         """Bring in what the ranks wrote in the order of steps, so that no upload in flight is lost to a newer save.
 
-        Only while the store fails a save gives way to a newer one.
+        A save gives way to a newer one while it waits for its turn, or after a failure for its next try: at most one
+        that is on its way and the newest lie on this node's disk.
         """
         if self._cancelled:
             return
         whole = [s for s in self._saves.values() if not s.done and len(s.ranks) == self._place.ranks_per_slot]
         whole.sort(key=lambda s: s.step)
-        for save in whole:
-            if self._store_down and save is not whole[-1]:
+        for save in whole[:-1]:
+            if save.task is None or self._place.slot in save.stuck:
                 log.warning("checkpoint of step %d gives way to that of step %d", save.step, whole[-1].step)
+                self._tell_given_up(save.step)
                 self._give_up(save.step)  # which comes back here
                 return
+        for save in whole:
             if save.task is None:
                 save.task = asyncio.create_task(self._bring_in(save))
             if not save.task.done():
@@ -181,16 +160,19 @@ class Committer:
     async def _bring_in(self, save: Save) -> None:
         """Upload this node's files and see them counted; retries until done, superseded or cancelled."""
         for attempt in range(1_000_000):
+            save.tried(self._place.slot, failed=False)
+            self._on_change()
             try:
                 if save.own_files is None:
                     save.own_files = await self._upload(save)
+                    self._discard(save)
                 if self._place.slot == 0:
                     save.slots[0] = save.own_files
                     asyncio.get_running_loop().call_later(MISSING_SLOT_SECONDS, self._note_missing_slots, save)
                     await self._commit(save)
                 else:
                     await self._send_to_leader(self._message(save.step, files=save.own_files))
-                    self._failing, self._store_down = None, False
+                    self._failing = None
                     self._supersede(save.step)
                     self._finish(save)
                 return
@@ -247,7 +229,7 @@ class Committer:
             stall_seconds=round(max(e.stall_seconds for e in save.ranks.values()), 3),
         )
         self._committed = [(fact, now), *self._committed][:FACTS_KEPT]
-        self._failing, self._store_down = None, False
+        self._failing = None
         log.info("checkpoint of step %d committed: %d bytes in %.1f s", save.step, fact.bytes, fact.upload_seconds)
         self._supersede(save.step)
         self._finish(save)
@@ -282,6 +264,7 @@ class Committer:
         if missing and not save.done and not self._cancelled:
             names = ", ".join(map(str, missing))
             waited = f"no files of slot {names} {MISSING_SLOT_SECONDS:.0f} s after those of slot 0"
+            save.stuck.update(missing)
             self._fail("SlotMissing", f"checkpoint of step {save.step}: {waited}")
 
     async def _note_failure(self, save: Save, error: Exception) -> None:
@@ -296,10 +279,19 @@ class Committer:
                 log.error("checkpoint of step %d", save.step, exc_info=error)
                 reason = "SaveFailed"
         moving, save.counted = len(save.uploaded) > save.counted, len(save.uploaded)
-        self._fail(reason, f"checkpoint of step {save.step}: {type(error).__name__}: {error}", moving=moving)
+        save.tried(self._place.slot, failed=not moving)
+        self._fail(reason, f"checkpoint of step {save.step}: {type(error).__name__}: {error}")
         if self._place.slot != 0:
             message = self._message(save.step, problem_reason=reason, problem_message=str(error)[:1024], moving=moving)
             await self._tell_leader(message)
+
+    def _tell_given_up(self, step: int, **problem: Any) -> None:
+        """Have slot 0 not wait for what will never come."""
+        if self._place.slot != 0:
+            message = self._message(step, given_up=True, **problem)
+            telling = asyncio.create_task(self._tell_leader(message, insist=True))
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
 
     async def _tell_leader(self, message: SlotShards, *, insist: bool = False) -> None:
         """Tell slot 0 of a problem; with `insist` until it has heard it, because it waits for what will never come."""
@@ -316,13 +308,10 @@ class Committer:
                 return
             await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
 
-    def _fail(self, reason: str, message: str, *, moving: bool = False) -> None:
-        """`moving`: some files came in since the last failure, so that the save need not give way to a newer one."""
+    def _fail(self, reason: str, message: str) -> None:
         log.warning("%s: %s", reason, message)
         self._failing = (reason, message)
-        self._store_down = not moving
-        if self._store_down:
-            self._start_next()
+        self._start_next()
         self._on_change()
 
     def _message(self, step: int, **fields: Any) -> SlotShards:
@@ -365,8 +354,8 @@ class Committer:
 
     @property
     def busy(self) -> bool:
-        """Whether the next periodic save should wait; not while the store fails, so that a newer save takes over."""
-        return self.pending and not self._store_down
+        """Whether the next periodic save should wait; not for one that is stuck, so that a newer one takes over."""
+        return any(not s.done and not s.stuck for s in self._saves.values())
 
     async def cancel(self) -> None:
         """Commit nothing more; waits briefly for what is in flight."""
