@@ -63,20 +63,37 @@ def read_secret(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
     return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
 
+def token_secrets(pod: dict[str, Any]) -> set[str]:
+    """Names of the Secrets with the token that a pod's agent asks for."""
+    env = [variable for container in pod["spec"]["containers"] for variable in container.get("env") or []]
+    sources = [variable.get("valueFrom") or {} for variable in env if variable["name"] == "TRIREME_AGENT_TOKEN"]
+    return {source["secretKeyRef"]["name"] for source in sources if "secretKeyRef" in source}
+
+
 class AgentClient:
-    """Reads the report of one job's agents, with the job's own token; needs a route to the pods."""
+    """Reads the report of one job's agents, with the tokens of its pods; needs a route to the pods."""
 
     def __init__(self, cluster: Cluster, job: Job) -> None:
-        secret = f"{job.name}-{job.uid[:8]}-agent"
-        self._token = read_secret(cluster, job.namespace, secret)["token"]
+        """Raises ClusterError, also while the job has no pod."""
+        query = {"labelSelector": f"{GROUP}/job-uid={job.uid}"}
+        pods = cluster.request("GET", f"/api/v1/namespaces/{job.namespace}/pods", query=query)["items"]
+        secrets = sorted({name for pod in pods for name in token_secrets(pod)})
+        if not secrets:
+            raise ClusterError(404, f"job {job.name} has no pods", "NotFound")
+        self._tokens = [read_secret(cluster, job.namespace, name)["token"] for name in secrets]
 
     def report(self, address: str, port: int = 7070, timeout_seconds: float = 1.0) -> Report | None:
         """The agent's report, or None while it does not answer."""
-        request = urllib.request.Request(
-            f"http://{address}:{port}/v1/report", headers={"Authorization": f"Bearer {self._token}"}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=timeout_seconds) as response:
-                return Report.model_validate(json.load(response))
-        except (OSError, urllib.error.URLError, ValueError):
-            return None
+        for token in self._tokens:
+            request = urllib.request.Request(
+                f"http://{address}:{port}/v1/report", headers={"Authorization": f"Bearer {token}"}
+            )
+            try:
+                with urllib.request.urlopen(request, timeout=timeout_seconds) as response:
+                    return Report.model_validate(json.load(response))
+            except urllib.error.HTTPError as error:
+                if error.code != 401:
+                    return None
+            except (OSError, ValueError):
+                return None
+        return None

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import aiohttp
@@ -12,7 +13,7 @@ from trireme.protocol import Report, compatible
 from trireme.protocol.messages import PROTOCOL_VERSION
 from trireme_operator import metrics
 from trireme_operator.build import agent_token
-from trireme_operator.decide import Contact, PutTarget
+from trireme_operator.decide import KEY_REFUSED, Contact, PutTarget
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +25,16 @@ RETRY_SECONDS = 2.0
 """Between two tries to tell an agent that did not take its target."""
 
 
+class KeyRefused(Exception):
+    """An agent answers 401 to the token under every key."""
+
+
 class AgentClient:
     """Keeps what is known of every agent, by the UID of its pod."""
 
-    def __init__(self, key: bytes, timeout_seconds: float, concurrency: int) -> None:
-        self._key = key
+    def __init__(self, keys: Sequence[bytes], timeout_seconds: float, concurrency: int) -> None:
+        self._keys = keys
+        self._accepted: dict[str, bytes] = {}  # by pod UID; for the life of the pod
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=min(CONNECT_SECONDS, timeout_seconds))
         # Who does not answer waits for its time-outs among its like, so that dead machines delay no one else.
         self._gates = {(method, False): asyncio.Semaphore(concurrency) for method in ("GET", "PUT")} | {
@@ -53,6 +59,7 @@ class AgentClient:
     def forget_all(self) -> None:
         """Start anew, when leadership begins: what was known then may be old."""
         self.contacts.clear()
+        self._accepted.clear()
         self._tell_nobody()
 
     def _tell_nobody(self) -> None:
@@ -66,28 +73,39 @@ class AgentClient:
         for uid in [uid for uid in self.contacts if uid not in pod_uids]:
             del self.contacts[uid]
             self._not_told.pop(uid, None)
+            self._accepted.pop(uid, None)
 
     def _url(self, address: str, path: str) -> str:
         host = f"[{address}]" if ":" in address else address
         return f"http://{host}:{AGENT_PORT}{path}"
 
-    def _headers(self, job_uid: str) -> dict[str, str]:
-        return {"Authorization": f"Bearer {agent_token(self._key, job_uid)}"}
+    async def _ask(self, method: str, url: str, job_uid: str, pod_uid: str, body: str | None = None) -> bytes:
+        """An agent's answer to the token that it takes. Raises KeyRefused, or what aiohttp raises.
+
+        An agent never changes its token: where one was taken before, 401 comes from somebody else at this address.
+        """
+        assert self._session is not None
+        accepted = self._accepted.get(pod_uid)
+        for key in self._keys if accepted is None else [accepted]:
+            headers = {"Authorization": f"Bearer {agent_token(key, job_uid)}", "Content-Type": "application/json"}
+            async with self._session.request(method, url, headers=headers, data=body) as answer:
+                if answer.status != 401 or accepted is not None:
+                    answer.raise_for_status()
+                    self._accepted[pod_uid] = key
+                    return await answer.read()
+        raise KeyRefused
 
     def _gate(self, method: str, contact: Contact) -> asyncio.Semaphore:
         return self._gates[method, bool(contact.error)]
 
     async def poll(self, job_uid: str, pod_uid: str, address: str) -> None:
         """Ask one agent for its report and note the outcome."""
-        assert self._session is not None
         contact = self.contacts.setdefault(pod_uid, Contact(pod_uid=pod_uid, since=time.time()))
         async with self._gate("GET", contact):
             try:
-                url = self._url(address, "/v1/report")
-                async with self._session.get(url, headers=self._headers(job_uid)) as answer:
-                    answer.raise_for_status()
-                    report = Report.model_validate_json(await answer.read())
-            except (aiohttp.ClientError, OSError, TimeoutError, ValidationError) as error:
+                answer = await self._ask("GET", self._url(address, "/v1/report"), job_uid, pod_uid)
+                report = Report.model_validate_json(answer)
+            except (aiohttp.ClientError, OSError, TimeoutError, ValidationError, KeyRefused) as error:
                 self._failed(pod_uid, contact, "GET", error)
                 return
         if report.job_uid != job_uid or not compatible(PROTOCOL_VERSION, report.protocol):
@@ -124,19 +142,16 @@ class AgentClient:
 
     async def put(self, job_uid: str, put: PutTarget) -> None:
         """Give one agent its target and note whether it took it."""
-        assert self._session is not None
         contact = self.contacts.setdefault(put.pod_uid, Contact(pod_uid=put.pod_uid, since=time.time()))
-        headers = {**self._headers(job_uid), "Content-Type": "application/json"}
         async with self._gate("PUT", contact):
             try:
                 url = self._url(put.address, "/v1/target")
-                async with self._session.put(url, headers=headers, data=put.target.to_json()) as answer:
-                    if answer.status == 409:
-                        metrics.AGENT_POLLS.labels("PUT", "stale").inc()
-                        log.info("agent of slot %d holds a newer target than %d", put.slot, put.target.attempt)
-                        return
-                    answer.raise_for_status()
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                await self._ask("PUT", url, job_uid, put.pod_uid, put.target.to_json())
+            except (aiohttp.ClientError, OSError, TimeoutError, KeyRefused) as error:
+                if isinstance(error, aiohttp.ClientResponseError) and error.status == 409:
+                    metrics.AGENT_POLLS.labels("PUT", "stale").inc()
+                    log.info("agent of slot %d holds a newer target than %d", put.slot, put.target.attempt)
+                    return
                 self._not_told[put.pod_uid] = time.monotonic()
                 self._failed(put.pod_uid, contact, "PUT", error)
                 return
@@ -148,4 +163,8 @@ class AgentClient:
     def _failed(self, pod_uid: str, contact: Contact, method: str, error: Exception) -> None:
         metrics.AGENT_POLLS.labels(method, type(error).__name__).inc()
         known = self.contacts.get(pod_uid, contact)
-        self.contacts[pod_uid] = replace(known, error=f"{type(error).__name__}: {error}"[:200])
+        if isinstance(error, KeyRefused):
+            # A sign of life all the same: nothing is gained by ending a pod that trains.
+            self.contacts[pod_uid] = replace(known, last=time.time(), error=KEY_REFUSED)
+        else:
+            self.contacts[pod_uid] = replace(known, error=f"{type(error).__name__}: {error}"[:200])

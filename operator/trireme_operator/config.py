@@ -51,8 +51,10 @@ class OperatorConfig:
         values["in_cluster"] = "KUBERNETES_SERVICE_HOST" in environ and given.kubeconfig is None
         return cls(**values)
 
-    def read_key(self) -> bytes:
-        """The key that job tokens are derived from; outside a cluster it is made on the first start.
+    def read_keys(self) -> tuple[bytes, ...]:
+        """The keys that job tokens are derived from, one a line; outside a cluster one is made on the first start.
+
+        The first is for new tokens; those after it are still tried on agents that were started under them.
 
         In a cluster the file is a mounted Secret, the same for all replicas: one that made a key of its own would
         send tokens that the agents refuse. Raises OSError or ValueError.
@@ -68,10 +70,12 @@ class OperatorConfig:
                 file.flush()
                 with contextlib.suppress(FileExistsError):  # another replica was faster
                     os.link(file.name, self.key_file)
-        key = self.key_file.read_bytes().strip()
-        if len(key) < 32:
-            raise ValueError(f"key file {self.key_file} has {len(key)} bytes, at least 32 are needed")
-        return key
+        lines = [line.strip() for line in self.key_file.read_bytes().split(b"\n")]
+        keys = tuple(line for line in lines if line)
+        shortest = min(map(len, keys), default=0)
+        if shortest < 32:
+            raise ValueError(f"key file {self.key_file} has a key of {shortest} bytes, at least 32 are needed")
+        return keys
 
 
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -91,7 +95,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     add("namespaces", "", "comma-separated namespaces to serve; empty: all")
     add("kubeconfig", None, "kubeconfig to use outside a cluster; KUBECONFIG and the pod's own account otherwise")
     add("trainer-image", environ.get("TRIREME_TRAINER_IMAGE", DEFAULT_IMAGE), "image of jobs that name none")
-    add("key-file", "/etc/trireme-operator/key", "file with the key that job tokens are derived from")
+    add("key-file", "/etc/trireme-operator/key", "file with the keys, one a line, that job tokens are derived from")
     add("http-host", "0.0.0.0", "address of /metrics, /healthz and /readyz")
     add("http-port", 8080, "port of /metrics, /healthz and /readyz; 0 takes any", int)
     add("lease-namespace", pod_namespace, "namespace of the leader's Lease")

@@ -27,12 +27,12 @@ log = logging.getLogger("trireme_operator")
 class Operator:
     """All parts of one process, wired up."""
 
-    def __init__(self, config: OperatorConfig, api: Api, key: bytes) -> None:
+    def __init__(self, config: OperatorConfig, api: Api, keys: Sequence[bytes]) -> None:
         self._config = config
         self._api = api
         self._kinds: dict[str, Kind] = {info.kind: info for info in all_kinds()}
         self._queue = WorkQueue()
-        self._agents = AgentClient(key, config.poll_timeout_seconds, config.poll_concurrency)
+        self._agents = AgentClient(keys, config.poll_timeout_seconds, config.poll_concurrency)
         policy = Policy(default_image=config.trainer_image, exclude_after_failures=config.exclude_after_failures)
         self._world = World(self._kinds, self._agents, policy)
         self._leader = Leader(
@@ -52,7 +52,7 @@ class Operator:
             api,
             self._agents,
             EventRecorder(api, config.identity),
-            key,
+            keys,
             leading,
             self._saw_job,
             self._saw_pod,
@@ -203,10 +203,10 @@ async def run(config: OperatorConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    key = config.read_key()
+    keys = config.read_keys()
     api = Api(await load_configuration(config.kubeconfig))
     try:
-        await Operator(config, api, key).run(stop)
+        await Operator(config, api, keys).run(stop)
     finally:
         await api.close()
 

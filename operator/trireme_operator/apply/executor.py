@@ -1,7 +1,7 @@
 """Executes decisions. Every write is idempotent, has a deterministic name or a precondition, and may be repeated."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -66,7 +66,7 @@ class Executor:
         api: Api,
         agents: Agents,
         events: EventRecorder,
-        key: bytes,
+        keys: Sequence[bytes],
         leading: Callable[[], bool],
         on_job: Callable[[JsonObject], None],
         on_pod: Callable[[str, JsonObject], None],
@@ -75,7 +75,7 @@ class Executor:
         self._api = api
         self._agents = agents
         self._events = events
-        self._key = key
+        self._keys = keys  # the first is for new Secrets
         self._leading = leading
         self._on_job = on_job
         self._on_pod = on_pod
@@ -104,7 +104,7 @@ class Executor:
         assert s is not None
         names = self._names(observed)
         try:
-            manifest = build.pod(names, s.spec, s.resolved, 0)
+            manifest = build.pod(names, s.spec, s.resolved, 0, self._keys[0])
             await self._api.create(path_of("", "v1", "pods", names.namespace), manifest, dry_run=True)
         except ApiError as error:
             if _by_validation(error):
@@ -179,6 +179,11 @@ class Executor:
         job = observed.job
         return build.Names(kind=job.kind, namespace=job.namespace, job=job.name, uid=job.uid)
 
+    def _key(self, observed: Observed, names: build.Names) -> bytes:
+        """That of the pods that are there: the agents of a gang ask each other for the token, too. Else the first."""
+        in_use = {pod.token_secret for pod in observed.pods}
+        return next((key for key in self._keys if names.secret(key) in in_use), self._keys[0])
+
     async def _note_obstacle(self, observed: Observed, action: EnsureObjects | CreatePod, error: ApiError) -> None:
         """Have the next pass's conditions tell why nothing is created; an outage of the API server is no reason."""
         if error.status == 0:
@@ -194,7 +199,7 @@ class Executor:
         assert s is not None
         await self._ensure(names, "services", build.service(names))
         await self._ensure(names, "configmaps", build.config_map(names, s.spec, s.resolved))
-        await self._ensure(names, "secrets", build.agent_secret(names, self._key))
+        await self._ensure(names, "secrets", build.agent_secret(names, self._key(observed, names)))
 
     async def _ensure(self, names: build.Names, plural: str, manifest: JsonObject) -> None:
         """Create and never change: the objects are immutable, and an upgrade may render them differently."""
@@ -218,7 +223,8 @@ class Executor:
     async def _create_pod(self, observed: Observed, kind: Kind, action: CreatePod) -> None:
         s, names = situation(observed, kind), self._names(observed)
         assert s is not None
-        manifest = build.pod(names, s.spec, s.resolved, action.slot, action.excluded_nodes)
+        key = self._key(observed, names)
+        manifest = build.pod(names, s.spec, s.resolved, action.slot, key, action.excluded_nodes)
         path, name = path_of("", "v1", "pods", names.namespace), names.pod(action.slot)
         try:
             created = await self._api.create(path, manifest)

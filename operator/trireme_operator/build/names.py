@@ -1,5 +1,6 @@
 """Names, labels and owner of a job's objects. All deterministic, so that two leaders cannot create two of anything."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ LABEL_SLOT = f"{GROUP}/slot"
 CONTAINER = "trainer"
 AGENT_PORT = 7070
 METRICS_PORT = 9464
+TOKEN_ENV = "TRIREME_AGENT_TOKEN"
 
 
 def controlled_by(raw: dict[str, Any], uid: str) -> bool:
@@ -38,9 +40,10 @@ class Names:
     def config_map(self) -> str:
         return f"{self.job}-{self.uid[:8]}-config"
 
-    @property
-    def secret(self) -> str:
-        return f"{self.job}-{self.uid[:8]}-agent"
+    def secret(self, key: bytes) -> str:
+        """Name of the Secret with the token under one key of the operator: a Secret is created and never changed."""
+        fingerprint = hashlib.sha256(b"fingerprint" + key).hexdigest()[:6]
+        return f"{self.job}-{self.uid[:8]}-agent-{fingerprint}"
 
     def pod(self, slot: int) -> str:
         return f"{self.job}-{slot}"

@@ -72,7 +72,7 @@ def agent_secret(names: Names, key: bytes) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": names.metadata(names.secret),
+        "metadata": names.metadata(names.secret(key)),
         "type": "Opaque",
         "immutable": True,
         "data": {"token": token},

@@ -6,7 +6,7 @@ from typing import Any
 
 from trireme.resources.common import TrainingJobSpec
 from trireme.resources.status import Resolved
-from trireme_operator.build.names import AGENT_PORT, CONTAINER, LABEL_SLOT, METRICS_PORT, Names
+from trireme_operator.build.names import AGENT_PORT, CONTAINER, LABEL_SLOT, METRICS_PORT, TOKEN_ENV, Names
 from trireme_operator.decide.capacity import pod_resources
 
 CA_PATH = "/etc/trireme-ca"
@@ -17,9 +17,12 @@ DEFAULT_SHARED_MEMORY = "8Gi"
 
 
 def pod(
-    names: Names, spec: TrainingJobSpec, resolved: Resolved, slot: int, excluded_nodes: Sequence[str] = ()
+    names: Names, spec: TrainingJobSpec, resolved: Resolved, slot: int, key: bytes, excluded_nodes: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Manifest of a slot's pod. It carries no attempt: a pod lives through attempts."""
+    """Manifest of a slot's pod. It carries no attempt: a pod lives through attempts.
+
+    Its agent asks for the token under `key`.
+    """
     workers = spec.workers
     metadata = names.metadata(names.pod(slot), annotations=dict(workers.annotations))
     metadata["labels"] = {**workers.labels, **names.labels(), LABEL_SLOT: str(slot)}
@@ -34,7 +37,7 @@ def pod(
         "terminationGracePeriodSeconds": drain + 30 if grace is None else grace,
         "securityContext": _pod_security(workers.security_context),
         "affinity": _affinity(names, workers.affinity, excluded_nodes),
-        "containers": [_container(names, spec, resolved, slot)],
+        "containers": [_container(names, spec, resolved, slot, key)],
         "volumes": _volumes(names, spec),
     }
     optional = {
@@ -49,14 +52,14 @@ def pod(
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod_spec}
 
 
-def _container(names: Names, spec: TrainingJobSpec, resolved: Resolved, slot: int) -> dict[str, Any]:
+def _container(names: Names, spec: TrainingJobSpec, resolved: Resolved, slot: int, key: bytes) -> dict[str, Any]:
     workers = spec.workers
     resources = pod_resources(spec)
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": resolved.image,
         "command": ["python", "-m", "trireme_trainer.agent"],
-        "env": _env(names, spec, slot),
+        "env": _env(names, spec, slot, key),
         "envFrom": _env_from(spec),
         "ports": [
             {"name": "agent", "containerPort": AGENT_PORT, "protocol": "TCP"},
@@ -87,7 +90,7 @@ def _container(names: Names, spec: TrainingJobSpec, resolved: Resolved, slot: in
     return container
 
 
-def _env(names: Names, spec: TrainingJobSpec, slot: int) -> list[dict[str, Any]]:
+def _env(names: Names, spec: TrainingJobSpec, slot: int, key: bytes) -> list[dict[str, Any]]:
     def field(name: str, path: str) -> dict[str, Any]:
         return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
@@ -95,8 +98,8 @@ def _env(names: Names, spec: TrainingJobSpec, slot: int) -> list[dict[str, Any]]
         {"name": "TRIREME_JOB_FILE", "value": "/etc/trireme/job.json"},
         {"name": "TRIREME_SLOT", "value": str(slot)},
         {
-            "name": "TRIREME_AGENT_TOKEN",
-            "valueFrom": {"secretKeyRef": {"name": names.secret, "key": "token"}},
+            "name": TOKEN_ENV,
+            "valueFrom": {"secretKeyRef": {"name": names.secret(key), "key": "token"}},
         },
         {"name": "TRIREME_AGENT_PORT", "value": str(AGENT_PORT)},
         {"name": "TRIREME_SCRATCH", "value": "/scratch"},

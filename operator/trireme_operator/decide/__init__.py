@@ -3,6 +3,7 @@
 from trireme_operator.decide.core import decide, refuse, situation
 from trireme_operator.decide.kinds import Admitted, Kind, Refused
 from trireme_operator.decide.model import (
+    KEY_REFUSED,
     Action,
     Claim,
     Contact,
@@ -22,6 +23,7 @@ from trireme_operator.decide.model import (
 )
 
 __all__ = [
+    "KEY_REFUSED",
     "Action",
     "Admitted",
     "Claim",

@@ -186,8 +186,10 @@ def _running(status: JobStatus, s: Situation | None) -> Finding:
         return "False", "Finished", ""
     if phase in (GangPhase.STOPPED, GangPhase.WAITING):
         return "False", phase.value, ""
+    refusing = [slot for slot in s.slots if (contact := s.contact(slot)) is not None and contact.key_refused]
+    refusal = f"; agents of slots {', '.join(map(str, refusing))} refuse the operator's key" if refusing else ""
     if phase not in (GangPhase.RUNNING, GangPhase.DRAINING) or status.gang.attempt != s.gang.attempt:
-        return "False", phase.value, f"attempt {status.gang.attempt} is {phase.value.lower()}"
+        return "False", phase.value, f"attempt {status.gang.attempt} is {phase.value.lower()}{refusal}"
     alive = sum(r.ranks_alive for r in s.current_reports() if r.state == AgentState.RUNNING)
     world = s.resolved.slots * s.resolved.ranks_per_slot
     silent = [slot for slot in s.slots if s.silent_seconds(slot) > s.timeouts.contact_timeout_seconds]
@@ -195,6 +197,8 @@ def _running(status: JobStatus, s: Situation | None) -> Finding:
     if silent:
         unseen = "; nodes cannot be seen, so agents and pods alone decide" if s.observed.nodes is None else ""
         return "Unknown", "AgentsSilent", f"{text}; no answer from slots {', '.join(map(str, silent))}{unseen}"
+    if refusing:
+        return "Unknown", "KeyRefused", f"{text}{refusal}"
     if phase == GangPhase.DRAINING:
         return "True", "Draining", f"{text}; saving because of {status.gang.drain_cause}"
     resumed_at = status.gang.resume_from.step if status.gang.resume_from else 0

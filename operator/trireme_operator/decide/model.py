@@ -48,6 +48,7 @@ class PodView:
     waiting_message: str = ""
     unschedulable: str = ""
     disruption: str = ""
+    token_secret: str = ""  # name of the Secret with its agent's token
 
     @property
     def finished(self) -> bool:
@@ -68,13 +69,16 @@ class NodeView:
     allocatable: Quantities = field(default_factory=dict)  # empty: not known
 
 
+KEY_REFUSED = "refuses the operator's key"
+
+
 @dataclass(frozen=True)
 class Contact:
     """What the poller knows of one agent, that is of one pod."""
 
     pod_uid: str
     since: float  # when polling of this pod began
-    last: float | None = None  # last successful contact
+    last: float | None = None  # last sign of life
     report: Report | None = None
     sent: Target | None = None  # the last target that this agent took
     error: str = ""
@@ -82,6 +86,11 @@ class Contact:
     def silent_seconds(self, now: float) -> float:
         """Seconds without a sign of life."""
         return now - (self.since if self.last is None else self.last)
+
+    @property
+    def key_refused(self) -> bool:
+        """Whether its agent answers and takes none of the operator's keys."""
+        return self.error == KEY_REFUSED
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from trireme.resources.base import read_quantity
 from trireme.resources.status import JobStatus
-from trireme_operator.build.names import CONTAINER, LABEL_SLOT
+from trireme_operator.build.names import CONTAINER, LABEL_SLOT, TOKEN_ENV
 from trireme_operator.decide import JobView, NodeView, PodView
 from trireme_operator.decide.model import Quantities
 
@@ -87,7 +87,14 @@ def pod_view(raw: JsonObject) -> PodView | None:
         waiting_message=waiting.get("message", ""),
         unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else "",
         disruption=disruption.get("message", "") if disruption.get("status") == "True" else "",
+        token_secret=_token_secret(spec),
     )
+
+
+def _token_secret(spec: JsonObject) -> str:
+    env = [e for c in spec.get("containers") or [] if c.get("name") == CONTAINER for e in c.get("env") or []]
+    sources = [(e.get("valueFrom") or {}).get("secretKeyRef") or {} for e in env if e["name"] == TOKEN_ENV]
+    return str(sources[0].get("name", "")) if sources else ""
 
 
 def _held_up_by(status: JsonObject) -> JsonObject:

@@ -163,7 +163,7 @@ async def running(server: ApiServerProcess, directory: Path, *more: str) -> Asyn
     config = parsed(kubeconfig(server, directory / "kubeconfig"), directory / "key", "test", *more)
     api = Api(await load_configuration(config.kubeconfig))
     stop = asyncio.Event()
-    task = asyncio.create_task(Operator(config, api, config.read_key()).run(stop))
+    task = asyncio.create_task(Operator(config, api, config.read_keys()).run(stop))
     try:
         yield
     finally:

@@ -105,6 +105,7 @@ class Agent:
     stops_at: float = 0.0
     model: ModelRef | None = None
     uploads_until: float | None = None
+    refuses_key: bool = False
 
     def __post_init__(self) -> None:
         self.heard_operator = self.heard_gang = self.cluster.now

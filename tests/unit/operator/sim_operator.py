@@ -10,7 +10,7 @@ from sim_cluster import Cluster, Crash, FakeApi
 from trireme.resources import kind_named
 from trireme_operator.apply.events import EventRecorder
 from trireme_operator.apply.executor import Executor, NotLeading, Stale
-from trireme_operator.decide import Contact, Policy, PutTarget
+from trireme_operator.decide import KEY_REFUSED, Contact, Policy, PutTarget
 from trireme_operator.decide import core as decide_core
 from trireme_operator.observe.queue import JobKey
 from trireme_operator.observe.world import World
@@ -35,11 +35,14 @@ class FakeAgents:
         if agent is None or agent.address != address or not self.cluster.nodes[agent.node].reachable:
             self.contacts[uid] = replace(contact, error="no answer")
             return
+        if agent.refuses_key:
+            self.contacts[uid] = replace(contact, last=self.cluster.now, error=KEY_REFUSED)
+            return
         self.contacts[uid] = replace(contact, last=self.cluster.now, report=agent.report(), error="")
 
     def tell(self, job_uid: str, put: PutTarget) -> None:
         contact, agent = self._contact(put.pod_uid), self.cluster.agents.get(put.pod_uid)
-        if agent is None or not self.cluster.nodes[agent.node].reachable:
+        if agent is None or agent.refuses_key or not self.cluster.nodes[agent.node].reachable:
             self.contacts[put.pod_uid] = replace(contact, error="no answer")
             return
         if agent.put(put.target):
@@ -55,6 +58,7 @@ class Operator:
         cluster.listeners.append(self.queue)
         self.api = FakeApi(cluster)
         self.leading = True
+        self.keys: tuple[bytes, ...] = (b"k" * 32,)
         self.start()
 
     def start(self) -> None:
@@ -67,7 +71,7 @@ class Operator:
             self.api,  # type: ignore[arg-type]
             self.agents,
             EventRecorder(self.api, "sim"),  # type: ignore[arg-type]
-            b"k" * 32,
+            self.keys,
             lambda: self.leading,
             self._saw_job,
             self.world.pods.handle,

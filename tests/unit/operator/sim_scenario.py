@@ -65,6 +65,11 @@ class Story:
         uid = self.cluster.pods[f"j-{slot}"]["metadata"]["uid"]
         return self.cluster.agents[uid]
 
+    def token_secret(self, slot: int) -> str:
+        """Name of the Secret with the token that the slot's present agent asks for."""
+        env = self.cluster.pods[f"j-{slot}"]["spec"]["containers"][0]["env"]
+        return str(next(e for e in env if e["name"] == "TRIREME_AGENT_TOKEN")["valueFrom"]["secretKeyRef"]["name"])
+
     def pod_uid(self, slot: int) -> str:
         return str(self.cluster.pods[f"j-{slot}"]["metadata"]["uid"])
 

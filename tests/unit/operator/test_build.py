@@ -8,18 +8,19 @@ from gang_machine import SPEC
 
 from trireme.protocol import JobConfig
 from trireme.resources import kind_named
-from trireme.resources.common import RESERVED_MOUNT_PATHS
+from trireme.resources.common import MAX_JOB_NAME_LENGTH, RESERVED_MOUNT_PATHS
 from trireme.resources.status import Resolved
 from trireme_operator import build
 from trireme_operator.decide.model import to_time
 
 NAMES = build.Names(kind="PretrainJob", namespace="team", job="stdlib", uid="0123456789abcdef")
 KIND = kind_named("PretrainJob")
+KEY = b"k" * 32
 
 
 def pod(slot: int = 0, excluded: tuple[str, ...] = (), **spec: Any) -> dict[str, Any]:
     parsed, resolved = resolve(**spec)
-    return build.pod(NAMES, parsed, resolved, slot, excluded)
+    return build.pod(NAMES, parsed, resolved, slot, KEY, excluded)
 
 
 def resolve(**spec: Any) -> tuple[Any, Resolved]:
@@ -45,7 +46,7 @@ def test_names_carry_no_attempt_and_everything_is_owned_by_the_job() -> None:
     manifest = pod(1)
     assert manifest["metadata"]["name"] == "stdlib-1"
     parsed, resolved = resolve()
-    secret = build.agent_secret(NAMES, b"k" * 32)
+    secret = build.agent_secret(NAMES, KEY)
     for made in (manifest, build.service(NAMES), build.config_map(NAMES, parsed, resolved), secret):
         (owner,) = made["metadata"]["ownerReferences"]
         assert (owner["uid"], owner["controller"], owner["kind"]) == (NAMES.uid, True, "PretrainJob")
@@ -162,6 +163,15 @@ def test_the_secret_holds_a_token_that_only_the_key_makes() -> None:
     assert token != build.agent_token(b"b" * 32, NAMES.uid)
     assert token != build.agent_token(b"a" * 32, "other")
     assert "aaaa" not in json.dumps(build.agent_secret(NAMES, b"a" * 32))
+
+
+def test_each_key_has_a_secret_of_its_own_that_the_pods_made_under_it_refer_to() -> None:
+    assert NAMES.secret(KEY) != NAMES.secret(b"other" * 8)
+    (container,) = pod()["spec"]["containers"]
+    (token,) = [e for e in container["env"] if e["name"] == "TRIREME_AGENT_TOKEN"]
+    assert token["valueFrom"]["secretKeyRef"]["name"] == build.agent_secret(NAMES, KEY)["metadata"]["name"]
+    longest = build.Names("PretrainJob", "team", "j" * MAX_JOB_NAME_LENGTH, NAMES.uid)
+    assert len(longest.secret(KEY)) <= 63
 
 
 def test_a_capability_can_be_added_without_losing_the_rest_of_the_standard() -> None:

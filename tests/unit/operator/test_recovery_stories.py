@@ -352,6 +352,44 @@ def test_an_operator_outage_alone_stops_nothing() -> None:
     assert story.status.restarts.total == 0
 
 
+def test_agents_that_refuse_the_operators_key_train_on_and_are_named() -> None:
+    story = Story()
+    story.until_step(5)
+    pods = [story.pod_uid(slot) for slot in (0, 1)]
+    for slot in (0, 1):
+        story.agent(slot).refuses_key = True
+    story.operator.start()
+    story.run(90)
+    condition = story.condition(ConditionType.RUNNING)
+    assert (condition.status, condition.reason) == ("Unknown", "KeyRefused")
+    assert "agents of slots 0, 1 refuse the operator's key" in condition.message
+    assert [story.pod_uid(slot) for slot in (0, 1)] == pods
+    assert story.status.gang.attempt == 1
+    for slot in (0, 1):
+        story.agent(slot).refuses_key = False
+    story.operator.start()
+    story.until_ended()
+    assert (story.status.state, story.status.restarts.total) == (JobState.SUCCEEDED, 0)
+
+
+def test_a_pod_that_replaces_another_is_made_under_the_key_of_its_gang() -> None:
+    story = Story()
+    story.until_step(8)
+    first = story.token_secret(0)
+    story.operator.keys = (b"new" * 16, *story.operator.keys)
+    story.operator.start()
+    kept = story.pod_uid(0)
+    story.kill_node_of(1)
+    story.until_running(2)
+    assert story.pod_uid(0) == kept
+    assert story.token_secret(1) == first
+    story.cluster.edit_job(suspend=True)
+    story.until(lambda: not story.cluster.pods)
+    story.cluster.edit_job(suspend=False)
+    story.until_running(story.status.gang.attempt + 1)
+    assert story.token_secret(0) == story.token_secret(1) != first
+
+
 def test_bad_inputs_wait_or_fail_as_the_agent_says() -> None:
     story = Story()
     story.cluster.store.problem = InputsProblem(reason="AccessDenied", message="403 from s3://b", retryable=True)
