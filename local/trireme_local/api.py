@@ -21,6 +21,15 @@ class ClusterApi:
         configuration.retries = False
         self._core = client.CoreV1Api(client.ApiClient(configuration))
 
+    def is_ready(self) -> bool:
+        """Whether the API server says of itself that it is ready."""
+        api = self._core.api_client
+        request = api.param_serialize("GET", "/readyz", auth_settings=["BearerToken"])
+        try:
+            return bool(api.call_api(*request, _request_timeout=TIMEOUT_SECONDS).status == 200)
+        except (HTTPError, OSError):
+            return False
+
     def node_readiness(self) -> dict[str, str]:
         """Node -> status of its Ready condition. Raises `ClusterError` when the API server does not answer."""
         try:

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,7 +18,7 @@ import yaml
 
 from trireme_local import daemons, partition, processes, s3
 from trireme_local import network as net
-from trireme_local.control_plane import missing_binaries
+from trireme_local.control_plane import IMPATIENT, missing_binaries
 from trireme_local.errors import ClusterError
 from trireme_local.processes import ProcessRecord
 from trireme_local.sessions import (
@@ -146,16 +146,18 @@ class LocalCluster:
         )
 
     def _start_daemons(self, state: ClusterState) -> bool:
-        """Start each daemon that is not running; True when any was started."""
+        """Start each daemon that is not running, etcd and the API server first; True when any was started."""
         started = False
+        state.daemons = {name: record for name, record in state.daemons.items() if record.find() is not None}
         for daemon, (command, extra) in daemons.commands(self.directory, state).items():
-            record = state.daemons.get(daemon)
-            if record is None or record.find() is None:
+            if daemon not in state.daemons:
+                if daemon in IMPATIENT:
+                    self._wait(state.daemons, lambda: self._api_problem(state))
                 state.daemons[daemon] = self._start(daemon, command, extra)
+                state.save(self.directory)
                 started = True
         for node in state.nodes:
             started |= self._start_node(state, node)
-        state.save(self.directory)
         return started
 
     def _start(self, name: str, command: list[str], extra: dict[str, str]) -> ProcessRecord:
@@ -180,32 +182,36 @@ class LocalCluster:
     # -- waiting --------------------------------------------------------------------------------------------
 
     def _wait_ready(self, state: ClusterState) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        last = "the API server has not written its kubeconfig"
-        while time.monotonic() < deadline:
-            self._check_daemons(state)
-            if self._admin_kubeconfig.exists():
-                self._write_kubeconfig(state)
-                try:
-                    ready = self.node_readiness()
-                    unready = [node for node in state.nodes if ready.get(node) != "True"]
-                    s3.check_answers(state.store)
-                    if not unready:
-                        return
-                    last = f"nodes not ready: {unready}"
-                except (s3.StoreUnavailable, ClusterError) as error:
-                    last = str(error)
-            time.sleep(0.3)
-        raise ClusterError(f"not ready after {START_TIMEOUT_SECONDS:g} s: {last}; see {self.logs}")
+        nodes = {node: entry.process for node, entry in state.nodes.items() if entry.process}
+        self._wait({**state.daemons, **nodes}, lambda: self._problem(state))
 
-    def _check_daemons(self, state: ClusterState) -> None:
-        """Raise `ClusterError` with the end of its log when a daemon has died."""
-        records = dict(state.daemons) | {node: entry.process for node, entry in state.nodes.items() if entry.process}
-        for name, record in records.items():
-            if record.find() is None:
-                log = self.logs / f"{name}.log"
-                tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-                raise ClusterError(f"{name} ended unexpectedly; {log} ends with:\n{tail}")
+    def _wait(self, records: dict[str, ProcessRecord], problem: Callable[[], str]) -> None:
+        """Wait until `problem` says "". Raises `ClusterError` when it does not, or when one of the processes dies."""
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while True:
+            processes.check_alive(records, self.logs)
+            if not (last := problem()):
+                return
+            if time.monotonic() > deadline:
+                raise ClusterError(f"not ready after {START_TIMEOUT_SECONDS:g} s: {last}; see {self.logs}")
+            time.sleep(0.3)
+
+    def _api_problem(self, state: ClusterState) -> str:
+        if not self._admin_kubeconfig.exists():
+            return "the API server has not written its kubeconfig"
+        self._write_kubeconfig(state)
+        return "" if self._api().is_ready() else "the API server is not ready"
+
+    def _problem(self, state: ClusterState) -> str:
+        if problem := self._api_problem(state):
+            return problem
+        try:
+            ready = self.node_readiness()
+            s3.check_answers(state.store)
+        except (s3.StoreUnavailable, ClusterError) as error:
+            return str(error)
+        unready = [node for node in state.nodes if ready.get(node) != "True"]
+        return f"nodes not ready: {unready}" if unready else ""
 
     def _write_kubeconfig(self, state: ClusterState) -> None:
         """The admin kubeconfig with the cluster's name as its context."""
@@ -332,8 +338,7 @@ class LocalCluster:
             self._signal_node(state, node, signal.SIGKILL)
             shutil.rmtree(scratch_directory(self._node_directory(node), node), ignore_errors=True)
             state.nodes[node].process = None
-        records: Sequence[ProcessRecord] = list(state.daemons.values())
-        processes.terminate(records)
+        processes.terminate(list(state.daemons.values()))
         state.daemons = {}
         partition.mend_all(state.network)
         state.save(self.directory)

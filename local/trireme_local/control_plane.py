@@ -16,6 +16,8 @@ from trireme_local.apiserver.pki import Pki
 from trireme_local.errors import ClusterError
 
 NEEDED = ("kube-apiserver", "etcd")
+# These give up for good when the API server is not healthy ten seconds after their own start.
+IMPATIENT = ("controller-manager", "scheduler")
 ASSETS_VARIABLE = "KUBEBUILDER_ASSETS"
 DEFAULT_ASSETS = Path("/usr/local/kubebuilder/bin")
 SERVICE_NETWORK = "10.96.0.0/16"

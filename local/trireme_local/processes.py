@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from trireme_local.errors import ClusterError
+
 # Daemons go before pods, as a real machine reserves resources for the kubelet and a real cluster has machines of its
 # own for the control plane: a busy pod must not look like a dead node. Needs root; without it all are equal.
 DAEMON_NICENESS = -5
@@ -53,6 +55,15 @@ def start(command: Sequence[str], log_path: Path, environment: Mapping[str, str]
     with contextlib.suppress(psutil.AccessDenied):
         psutil.Process(process.pid).nice(DAEMON_NICENESS)
     return ProcessRecord.of(process.pid)
+
+
+def check_alive(records: Mapping[str, ProcessRecord], logs: Path) -> None:
+    """Raise `ClusterError` with the end of its log when a process has died."""
+    for name, record in records.items():
+        if record.find() is None:
+            log = logs / f"{name}.log"
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise ClusterError(f"{name} ended unexpectedly; {log} ends with:\n{tail}")
 
 
 def terminate(records: Sequence[ProcessRecord], patience_seconds: float = 5.0) -> None:

@@ -19,6 +19,11 @@ from pathlib import Path
 flags = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
 def become(*arguments):
     os.execv(sys.executable, [sys.executable, "-m", *arguments])
+# The real programs give up after ten seconds, which no test should wait.
+def need_api_server():
+    import ssl, urllib.request, yaml
+    url = yaml.safe_load(Path(flags["kubeconfig"]).read_text())["clusters"][0]["cluster"]["server"]
+    urllib.request.urlopen(url + "/healthz", timeout=5, context=ssl._create_unverified_context())
 """
 PROGRAMS = {
     "etcd": """
@@ -27,7 +32,7 @@ host, port = flags["listen-client-urls"].removeprefix("http://").split(":")
 listener = socket.create_server((host, int(port)))
 signal.pause()
 """,
-    # Like the real one, it waits for etcd, which is started at the same time.
+    # Like the real one, it waits for etcd, which is started at the same time; it takes its time.
     "kube-apiserver": """
 import socket, time
 host, port = flags["etcd-servers"].removeprefix("http://").split(":")
@@ -40,19 +45,22 @@ while True:
         if time.monotonic() > patience:
             raise
         time.sleep(0.1)
-for name in ("tls-cert-file", "tls-private-key-file", "service-account-signing-key-file"):
+time.sleep(3)
+for name in ("tls-cert-file", "tls-private-key-file", "service-account-signing-key-file", "service-account-key-file"):
     assert Path(flags[name]).is_file(), name
 data = Path(flags["token-auth-file"]).parent.parent
 become("trireme_local.apiserver", "--data-dir", str(data), "--bind", flags["bind-address"],
        "--port", flags["secure-port"])
 """,
     "kube-controller-manager": """
+need_api_server()
 assert Path(flags["root-ca-file"]).is_file()
 grace = flags["node-monitor-grace-period"].removesuffix("s")
 become("trireme_local.controllers", "--kubeconfig", flags["kubeconfig"], "--node-monitor-grace-seconds", grace,
        "--without", "scheduler")
 """,
     "kube-scheduler": """
+need_api_server()
 become("trireme_local.controllers", "--kubeconfig", flags["kubeconfig"], "--without", "controller-manager")
 """,
 }
