@@ -216,6 +216,15 @@ def test_retention_keeps_the_newest_and_the_verified_and_deletes_old_orphans_onl
     assert sorted(names(gone)) == [(1, 10), (1, 15), (1, 30), (2, 25)]
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_replaced_writer_deletes_nothing(damaged: bool) -> None:
+    found = inventory(step(1, 10), step(1, 20), step(1, 30), resumes={1: None, 2: (1, 10)})
+    if damaged:
+        del found.records[2]
+        found.unplaced[2] = "RecordInvalid"
+    assert select_deletions(found, attempt=1, keep=1, protected=[], now=NOW) == []
+
+
 @given(
     keep=st.integers(1, 5),
     steps=st.lists(st.integers(1, 50), unique=True, max_size=12),

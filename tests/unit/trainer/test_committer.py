@@ -420,6 +420,27 @@ async def test_shards_of_another_attempt_are_refused(tmp_path: Path) -> None:
         gang.slots[0].shards(SlotShards(job_uid="uid", attempt=2, step=10, slot=1))
 
 
+async def test_a_committer_that_is_cancelled_while_it_deletes_stops_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gang = Gang(tmp_path, slots=1, keep=1)
+    for step in (1, 2, 3):
+        gang.store.objects[KEYS.manifest(1, step)] = b"{}"
+    cancelling: list[asyncio.Future[None]] = []
+    delete, loop = gang.store.delete, asyncio.get_running_loop()
+
+    def last_delete(keys: list[str]) -> None:
+        if not cancelling:
+            cancelling.append(asyncio.run_coroutine_threadsafe(gang.slots[0].cancel(), loop))  # type: ignore[arg-type]
+            time.sleep(0.1)
+        delete(keys)
+
+    monkeypatch.setattr(gang.store, "delete", last_delete)
+    gang.save(10)
+    await until(lambda: cancelling and cancelling[0].done())
+    assert len(gang.committed) == 3
+
+
 async def test_old_checkpoints_go_when_a_new_one_is_committed(tmp_path: Path) -> None:
     gang = Gang(tmp_path, keep=2)
     for step in (10, 20, 30):

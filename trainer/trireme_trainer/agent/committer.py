@@ -245,8 +245,14 @@ class Committer:
         self._store.put(key, data)
 
     def _retain(self, keep: int, protected: list[tuple[int, int]]) -> None:
-        place = self._place
-        retain(self._store, place.keys, attempt=place.attempt, keep=keep, protected=protected)
+        retain(
+            self._store,
+            self._place.keys,
+            attempt=self._place.attempt,
+            keep=keep,
+            protected=protected,
+            cancelled=lambda: self._cancelled,
+        )
 
     def _manifest(self, save: Save) -> Manifest:
         described = next(e.manifest for e in save.ranks.values() if e.manifest is not None)

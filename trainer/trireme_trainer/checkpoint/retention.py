@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 
 from trireme.checkpoints import JobKeys
@@ -27,7 +27,10 @@ def select_deletions(
     `protected` names (attempt, step) that are never deleted: the last verified one and the one resumed from.
     Nor is what was committed by an attempt of which it is not known where it started.
     Orphans (uncommitted, or outside the lineage) go when their newest object is older than `orphan_seconds`.
+    Nothing goes once a newer attempt has begun: what that one needs, its writer knows, and not the one it replaced.
     """
+    if max((*inventory.records, *inventory.unplaced), default=0) > attempt:
+        return []
     lineage = list(inventory.lineage())
     committed = [(s.attempt, s.step) for s in lineage if s.committed]
     outdated = set(committed[keep:])
@@ -44,14 +47,21 @@ def select_deletions(
 
 
 def retain(
-    store: ObjectStore, keys: JobKeys, *, attempt: int, keep: int, protected: Collection[tuple[int, int]]
-) -> int:
-    """Delete what retention lets go; the number of steps deleted. Raises StoreError."""
+    store: ObjectStore,
+    keys: JobKeys,
+    *,
+    attempt: int,
+    keep: int,
+    protected: Collection[tuple[int, int]],
+    cancelled: Callable[[], bool],
+) -> None:
+    """Delete what retention lets go, until cancelled. Raises StoreError."""
     inventory = Inventory.read(store, keys)
     deletions = select_deletions(inventory, attempt=attempt, keep=keep, protected=protected, now=datetime.now(UTC))
     for step in deletions:
+        if cancelled():
+            return
         prefix = keys.step(step.attempt, step.step)
         # The manifest goes first: a step that is half deleted must not look like a checkpoint.
         store.delete([prefix + MANIFEST_NAME])
         store.delete([prefix + name for name in step.sizes if name != MANIFEST_NAME])
-    return len(deletions)
