@@ -218,7 +218,7 @@ def test_retention_keeps_the_newest_and_the_verified_and_deletes_old_orphans_onl
 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_replaced_writer_deletes_nothing(damaged: bool) -> None:
-    found = inventory(step(1, 10), step(1, 20), step(1, 30), resumes={1: None, 2: (1, 10)})
+    found = inventory(step(1, 10), step(1, 20), step(2, 15), resumes={1: None, 2: (1, 10)})
     if damaged:
         del found.records[2]
         found.unplaced[2] = "RecordInvalid"
