@@ -90,6 +90,23 @@ def container(**more: Any) -> dict[str, Any]:
     return {"containers": [{"name": "c", "image": "x", **more}]}
 
 
+REQUIRED, PREFERRED = (f"{how}DuringSchedulingIgnoredDuringExecution" for how in ("required", "preferred"))
+POD_TERM = {"labelSelector": {"matchLabels": {"a": "b"}}, "topologyKey": "kubernetes.io/hostname"}
+SPREAD = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule"}
+
+
+def near(kind: str, how: str, *terms: dict[str, Any]) -> dict[str, Any]:
+    return {"affinity": {kind: {how: list(terms)}}}
+
+
+def on_nodes(what: str, **requirement: Any) -> dict[str, Any]:
+    return {"affinity": {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [{what: [requirement]}]}}}}
+
+
+def at_node(rest: str) -> str:
+    return f"spec.affinity.nodeAffinity.{REQUIRED}.nodeSelectorTerms[0].{rest}"
+
+
 def from_field(path: str) -> dict[str, Any]:
     return {"name": "A", "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
@@ -112,12 +129,67 @@ def from_field(path: str) -> dict[str, Any]:
             "spec.containers[0].resources.requests",
         ),
         (container(resources={"requests": {"nvidia.com/gpu": "1"}}), "spec.containers[0].resources.limits"),
+        (near("podAntiAffinity", REQUIRED, {}), f"spec.affinity.podAntiAffinity.{REQUIRED}[0].topologyKey"),
+        (
+            near("podAffinity", PREFERRED, {"weight": 101, "podAffinityTerm": POD_TERM}),
+            f"spec.affinity.podAffinity.{PREFERRED}[0].weight",
+        ),
+        (
+            near("podAffinity", REQUIRED, {**POD_TERM, "labelSelector": {"matchExpressions": [{"key": "a"}]}}),
+            f"spec.affinity.podAffinity.{REQUIRED}[0].labelSelector.matchExpressions[0].operator",
+        ),
+        ({"affinity": {"nodeAffinity": {REQUIRED: {}}}}, f"spec.affinity.nodeAffinity.{REQUIRED}.nodeSelectorTerms"),
+        (on_nodes("matchExpressions", operator="Exists"), at_node("matchExpressions[0].key")),
+        (on_nodes("matchExpressions", key="a", operator="Near"), at_node("matchExpressions[0].operator")),
+        (on_nodes("matchExpressions", key="a", operator="In"), at_node("matchExpressions[0].values")),
+        (
+            on_nodes("matchExpressions", key="a", operator="Exists", values=["b"]),
+            at_node("matchExpressions[0].values"),
+        ),
+        (
+            on_nodes("matchExpressions", key="a", operator="Gt", values=["1", "2"]),
+            at_node("matchExpressions[0].values"),
+        ),
+        (on_nodes("matchFields", key="spec.x", operator="In", values=["n"]), at_node("matchFields[0].key")),
+        (
+            on_nodes("matchFields", key="metadata.name", operator="In", values=["n", "m"]),
+            at_node("matchFields[0].values"),
+        ),
+        (
+            {"topologySpreadConstraints": [{**SPREAD, "topologyKey": ""}]},
+            "spec.topologySpreadConstraints[0].topologyKey",
+        ),
+        ({"topologySpreadConstraints": [{**SPREAD, "maxSkew": 0}]}, "spec.topologySpreadConstraints[0].maxSkew"),
+        (
+            {"topologySpreadConstraints": [{**SPREAD, "whenUnsatisfiable": "Never"}]},
+            "spec.topologySpreadConstraints[0].whenUnsatisfiable",
+        ),
+        ({"securityContext": {"runAsUser": -1}}, "spec.securityContext.runAsUser"),
+        ({"securityContext": {"supplementalGroups": [2**31]}}, "spec.securityContext.supplementalGroups[0]"),
+        ({"securityContext": {"seccompProfile": {"type": "Some"}}}, "spec.securityContext.seccompProfile.type"),
+        (container(securityContext={"runAsGroup": -1}), "spec.containers[0].securityContext.runAsGroup"),
     ],
 )
 def test_a_bad_pod_is_refused_with_its_field(apiserver: ApiServerProcess, change: dict[str, Any], field: str) -> None:
     answer = apiserver.request("POST", PODS, pod("bad", **change))
     assert answer.status == 422
     assert field in [cause["field"] for cause in answer.body["details"]["causes"]]
+
+
+def test_a_pod_that_says_much_about_its_place_is_taken(apiserver: ApiServerProcess) -> None:
+    weighted = {"weight": 100, "podAffinityTerm": {**POD_TERM, "namespaceSelector": {}}}
+    spec = {
+        "affinity": {
+            **on_nodes("matchFields", key="metadata.name", operator="NotIn", values=["n.1"])["affinity"],
+            "podAntiAffinity": {REQUIRED: [POD_TERM], PREFERRED: [weighted]},
+        },
+        "topologySpreadConstraints": [SPREAD, {**SPREAD, "whenUnsatisfiable": "ScheduleAnyway"}],
+        "securityContext": {"runAsUser": 0, "fsGroup": 2**31 - 1, "seccompProfile": {"type": "RuntimeDefault"}},
+    }
+    created = create(apiserver, "placed", **spec)["spec"]
+    assert created["affinity"] == spec["affinity"]
+    soft = create(apiserver, "softly", **near("nodeAffinity", PREFERRED, {"weight": 1}))["spec"]["affinity"]
+    assert soft["nodeAffinity"][PREFERRED] == [{"weight": 1, "preference": {}}]
 
 
 def test_a_running_pods_spec_is_immutable_but_its_image(apiserver: ApiServerProcess) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from .. import errors, names
 from ..errors import Cause
 from ..store import Obj
-from . import quantities
+from . import placement_rules, quantities, security_rules
 
 _PORT_NAME = re.compile(r"^(?=.{1,15}$)(?!.*--)[a-z0-9-]*[a-z][a-z0-9-]*$")
 _FIELD_REFS = {
@@ -203,6 +203,7 @@ def _container(container: Obj, volumes: set[str], field: str, init: bool) -> lis
     found += _env_from(container.get("envFrom", []), f"{field}.envFrom")
     found += _resources(container.get("resources", {}), f"{field}.resources")
     found += _mounts(container, volumes, field)
+    found += security_rules.container_context(container.get("securityContext", {}), f"{field}.securityContext")
     for key in ("livenessProbe", "readinessProbe", "startupProbe"):
         if key in container and init and container.get("restartPolicy") != "Always":
             found.append(
@@ -302,4 +303,8 @@ def validate_spec(spec: Obj) -> list[Cause]:
         found.append(
             errors.forbidden_value("spec.nodeName", "cannot be set until all schedulingGates have been cleared")
         )
+    found += security_rules.pod_context(spec.get("securityContext", {}), "spec.securityContext")
+    found += placement_rules.affinity(spec.get("affinity", {}), "spec.affinity")
+    spread = spec.get("topologySpreadConstraints", [])
+    found += placement_rules.topology_spread(spread, "spec.topologySpreadConstraints")
     return found + _tolerations(spec.get("tolerations", []))

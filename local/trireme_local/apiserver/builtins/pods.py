@@ -12,6 +12,7 @@ from ..resource import Column, WithStatus
 from ..store import Obj
 from ..tables import AGE, NAME, human_duration, object_age, parse_time
 from . import pod_rules
+from .placement_rules import PREFERRED
 from .quantities import total
 
 FINISHED = ("Succeeded", "Failed")
@@ -92,6 +93,8 @@ def default_spec(spec: Obj) -> None:
         _default_container(container)
     for volume in spec.get("volumes", ()):
         _default_volume(volume)
+    for item in spec.get("affinity", {}).get("nodeAffinity", {}).get(PREFERRED, ()):
+        item.setdefault("preference", {})
     for toleration in spec.get("tolerations", ()):
         if toleration.get("key") and not toleration.get("operator"):
             toleration["operator"] = "Equal"
