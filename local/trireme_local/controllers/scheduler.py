@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from trireme_local.controllers.scheduling import NodeView, Placement, place
 from trireme_local.events import EventRecorder, now_text
@@ -25,6 +25,15 @@ log = logging.getLogger(__name__)
 SCHEDULER_NAME = "default-scheduler"
 # Unschedulable pods are tried again after any change of a node or pod, and at this interval.
 RETRY_SECONDS = 5.0
+
+
+def _judge(pod: JsonObject, views: Sequence[NodeView]) -> Placement:
+    """Where the pod goes. One that cannot be judged is unschedulable: it must not keep those behind it waiting."""
+    try:
+        return place(pod, views)
+    except Exception as error:
+        log.exception("pod %s/%s cannot be judged", *key_of(pod))
+        return Placement(None, f"the scheduler cannot judge this pod: {error!r}")
 
 
 class Scheduler:
@@ -101,7 +110,7 @@ class Scheduler:
             return
         views = self.views()
         for pod in waiting:
-            placement = place(pod, views)
+            placement = _judge(pod, views)
             if placement.node is None:
                 await self._unschedulable(pod, placement)
             elif await self._bind(pod, placement.node):
