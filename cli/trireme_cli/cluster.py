@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from kubernetes import client, config
+import yaml
+from kubernetes import client
 from kubernetes.client.exceptions import ApiException
+from kubernetes.config import ConfigException
+
+from trireme_local.api import load_configuration
 
 LOCAL_KUBECONFIG = Path(".trireme/local/kubeconfig")
 FIELD_MANAGER = "trireme-cli"
@@ -59,13 +63,21 @@ def find_kubeconfig(explicit: Path | None) -> Path | None:
     return LOCAL_KUBECONFIG if LOCAL_KUBECONFIG.exists() else None
 
 
+def _load(path: Path | None) -> client.Configuration:
+    try:
+        return load_configuration(path)
+    except (ConfigException, yaml.YAMLError, TypeError) as error:  # TypeError: the file is YAML, but no mapping
+        detail = f"{path or '~/.kube/config'}: {' '.join(str(error).split())}"
+        raise ClusterError(0, f"no cluster: run `trireme local up` or set KUBECONFIG ({detail})") from error
+
+
 class Cluster:
     """Requests to one API server. Raises ClusterError for every refusal."""
 
     def __init__(self, kubeconfig: Path | None = None) -> None:
+        """Raises ClusterError when there is no usable kubeconfig."""
         path = find_kubeconfig(kubeconfig)
-        configuration = client.Configuration()
-        config.load_kube_config(config_file=str(path) if path else None, client_configuration=configuration)
+        configuration = _load(path)
         self.kubeconfig = path
         self._api = client.ApiClient(configuration)
         self._configuration = configuration

@@ -12,6 +12,8 @@ from trireme.resources.status import JobStatus
 from trireme_cli.cluster import Cluster, ClusterError, ResourceType
 
 GROUP = "trireme.dev"
+# Pods are asked on the route that the operator takes, never through a proxy.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class AgentClient:
                 f"http://{address}:{port}/v1/report", headers={"Authorization": f"Bearer {token}"}
             )
             try:
-                with urllib.request.urlopen(request, timeout=timeout_seconds) as response:
+                with _DIRECT.open(request, timeout=timeout_seconds) as response:
                     return Report.model_validate(json.load(response))
             except urllib.error.HTTPError as error:
                 if error.code != 401:

@@ -8,6 +8,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from trireme.checkpoints import JobKeys
+from trireme.loopback import is_loopback
 from trireme_cli.cluster import Cluster, ClusterError
 from trireme_cli.jobs import Job, read_secret
 
@@ -29,14 +30,20 @@ class JobStore:
         style: Literal["path", "auto"] = (
             "path" if checkpoint.get("pathStyle") or "AWS_ENDPOINT_URL_S3" in environment else "auto"
         )
+        endpoint = checkpoint.get("endpoint") or environment.get("AWS_ENDPOINT_URL_S3")
         self._s3: Any = boto3.client(
             "s3",
-            endpoint_url=checkpoint.get("endpoint") or environment.get("AWS_ENDPOINT_URL_S3"),
+            endpoint_url=endpoint,
             region_name=checkpoint.get("region") or environment.get("AWS_REGION") or "us-east-1",
             aws_access_key_id=environment.get("AWS_ACCESS_KEY_ID"),
             aws_secret_access_key=environment.get("AWS_SECRET_ACCESS_KEY"),
             aws_session_token=environment.get("AWS_SESSION_TOKEN"),
-            config=Config(s3={"addressing_style": style}, retries={"max_attempts": 3}, connect_timeout=5),
+            config=Config(
+                s3={"addressing_style": style},
+                retries={"max_attempts": 3},
+                connect_timeout=5,
+                proxies={} if is_loopback(endpoint) else None,
+            ),
         )
 
     def read(self, key: str) -> bytes:

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
+from trireme.loopback import is_loopback
 from trireme_local.errors import ClusterError
 
 TIMEOUT_SECONDS = 5
+
+
+def load_configuration(kubeconfig: Path | None) -> client.Configuration:
+    """The official client's configuration from a kubeconfig; None means ~/.kube/config. Raises ConfigException.
+
+    A proxy of the environment counts, but not for an API server on this computer; one that the kubeconfig names
+    always does.
+    """
+    configuration = client.Configuration(proxy="")
+    config.load_kube_config(config_file=str(kubeconfig) if kubeconfig else None, client_configuration=configuration)
+    if not configuration.proxy and not is_loopback(configuration.host):
+        proxies = getproxies()
+        configuration.proxy = proxies.get(urlsplit(configuration.host).scheme) or proxies.get("all")
+    return configuration
 
 
 class ClusterApi:
     """The official client on one kubeconfig."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        configuration = client.Configuration()
-        config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
+        configuration = load_configuration(kubeconfig)
         configuration.retries = False
         self._core = client.CoreV1Api(client.ApiClient(configuration))
 

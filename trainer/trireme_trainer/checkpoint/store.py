@@ -22,6 +22,7 @@ from botocore.exceptions import (
 )
 
 from trireme.checkpoints import parse_s3_uri
+from trireme.loopback import is_loopback
 from trireme.protocol import StoreConfig
 from trireme_trainer.checkpoint.credentials import signed_in_session
 
@@ -113,6 +114,7 @@ class ObjectStore:
                 read_timeout=30,
                 retries={"mode": "standard", "total_max_attempts": 3},
                 max_pool_connections=32,
+                proxies={} if is_loopback(config.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3")) else None,
                 # Servers other than AWS refuse the trailing checksums that newer SDKs add; manifests carry SHA-256.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
