@@ -8,6 +8,7 @@ from enum import StrEnum
 from trireme.protocol import AgentState, Failure, FailureKind
 from trireme.protocol.messages import DRAINED_EXIT_CODE
 from trireme.resources.status import GangPhase, ProgressStatus
+from trireme_operator.decide import room
 from trireme_operator.decide.model import PodView
 from trireme_operator.decide.situation import Situation
 
@@ -197,6 +198,11 @@ def of_pod(s: Situation, pod: PodView, began: float) -> Fault:
         return replace(base, cause=Cause.EVICTED, message=pod.message or pod.disruption or pod.reason)
     if pod.termination_reason == "OOMKilled":
         return replace(base, cause=Cause.OOM_KILLED, message=f"container of pod {pod.name} exceeded its memory limit")
+    if pod.refused:
+        where = "any node" if room.refused_everywhere(s) else f"node {pod.node}"
+        cause = Cause.EXIT if room.refused_everywhere(s) else Cause.NOT_STARTED
+        why = f"{pod.termination_reason}: {pod.message}"
+        return replace(base, cause=cause, message=f"pod {pod.name} could not be started on {where}: {why}")
     if pod.exit_code == DRAINED_EXIT_CODE:
         return replace(base, cause=Cause.PREEMPTION, message=f"pod {pod.name} was ended, its ranks saved and exited")
     if pod.exit_code not in (None, 0) and pod.exit_code not in _EXTERNAL_EXIT_CODES:

@@ -163,7 +163,7 @@ def _forming(s: Situation) -> Step | None:
         return suspended
     for slot in s.slots:
         pod = s.pods.get(slot)
-        if pod is not None and pod.finished and not _leaving(s, slot):
+        if pod is not None and pod.finished and not _leaving(s, slot) and not room.refusal_unclear(s, pod):
             return restarts.after_fault(s, faults.of_pod(s, pod, s.now))
         if pod is not None and room.never_started(s, slot):
             return restarts.after_fault(s, faults.not_started(s, pod))

@@ -55,6 +55,11 @@ class PodView:
         """Whether its containers ended for good."""
         return self.phase in ("Succeeded", "Failed")
 
+    @property
+    def refused(self) -> bool:
+        """Whether the node's container runtime could not start its container: of what would have run, nothing ran."""
+        return self.phase == "Failed" and self.termination_reason in ("StartError", "ContainerCannotRun")
+
 
 @dataclass(frozen=True)
 class NodeView:

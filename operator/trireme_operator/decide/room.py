@@ -18,7 +18,7 @@ def unusable(s: Situation, slot: int) -> str | None:
     if pod is None:
         return None
     if pod.finished:
-        return f"pod ended: {pod.reason or pod.phase}"
+        return None if refusal_unclear(s, pod) else f"pod ended: {pod.reason or pod.phase}"
     if pod.node in s.excluded_nodes:
         return f"node {pod.node} is excluded"
     if pod.deleting:
@@ -53,8 +53,25 @@ def never_started(s: Situation, slot: int) -> bool:
         begun = max(begun, contact.since)
     if s.now - begun <= s.timeouts.start_timeout_seconds:
         return False
-    others = any(s.acknowledged(other) for other in s.slots if other != slot)
-    return others or pod.waiting_reason not in IMAGE_REASONS | CONFIG_REASONS
+    return _another_serves(s, slot) or pod.waiting_reason not in IMAGE_REASONS | CONFIG_REASONS
+
+
+def _another_serves(s: Situation, slot: int) -> bool:
+    """Whether the agent of another slot came up: then neither image nor settings keep this one from it."""
+    return any(s.acknowledged(other) for other in s.slots if other != slot)
+
+
+def refused_everywhere(s: Situation) -> bool:
+    """Whether no runtime of the gang's nodes could start the container: image or settings are wrong, and no node."""
+    return all(slot in s.pods and s.pods[slot].refused for slot in s.slots)
+
+
+def refusal_unclear(s: Situation, pod: PodView) -> bool:
+    """Whether it is still open if the container of a pod could not be started because of its node.
+
+    The pod stays as it is until another slot's has come up, or none of them can be started.
+    """
+    return pod.refused and not _another_serves(s, pod.slot) and not refused_everywhere(s)
 
 
 def must_force(s: Situation, pod: PodView) -> bool:

@@ -100,6 +100,51 @@ def test_an_image_that_no_pod_can_pull_blames_no_node() -> None:
     assert story.condition(ConditionType.INPUTS_READY).reason == "ImagePullFailed"
 
 
+def refuse_to_start(story: Story, *slots: int) -> None:
+    """The container runtime of their nodes cannot start the containers of these slots."""
+    message = "failed to create shim task: OCI runtime create failed: nvidia-container-cli: driver error"
+    ended = {"terminated": {"exitCode": 128, "reason": "StartError", "message": message}}
+    for slot in slots:
+        statuses = [{"name": "trainer", "state": ended}]
+        story.cluster.change_pod(f"j-{slot}", status={"phase": "Failed", "containerStatuses": statuses})
+
+
+def test_a_container_that_its_node_cannot_start_blames_the_node_and_not_the_program() -> None:
+    story = Story()
+    for node in story.cluster.nodes.values():
+        node.starts = False
+    story.until(lambda: all(pod["spec"].get("nodeName") for pod in story.cluster.pods.values()) and story.cluster.pods)
+    bad = story.cluster.pods["j-1"]["spec"]["nodeName"]
+    refuse_to_start(story, 1)
+    story.run(5)
+    assert story.status.gang.attempt == 1, "whether the other one starts is not known yet"
+    for node in story.cluster.nodes.values():
+        node.starts = True
+    story.until_running(2)
+    assert story.causes() == {"PodNotStarted": 1}
+    assert (story.status.restarts.application, story.status.restarts.infrastructure) == (0, 1)
+    assert story.status.failure is not None
+    assert story.status.failure.node == bad
+    assert "nvidia-container-cli: driver error" in story.status.failure.message
+    assert [r.node for r in story.status.gang.node_records if r.excluded] == [bad]
+
+
+def test_a_container_that_no_node_can_start_blames_no_node() -> None:
+    story = Story()
+    for node in story.cluster.nodes.values():
+        node.starts = False
+    for attempt in (1, 2):
+        story.until(lambda: len([p for p in story.cluster.pods.values() if p["spec"].get("nodeName")]) == 2)
+        assert story.status.gang.attempt == attempt
+        refuse_to_start(story, 0, 1)
+        story.run(5)
+    story.until_ended()
+    failed = story.condition(ConditionType.FAILED)
+    assert failed.reason == "ApplicationBudgetExhausted"
+    assert "could not be started on any node: StartError: failed to create shim task" in failed.message
+    assert story.status.gang.node_records == []
+
+
 def _killed_on_one_node(story: Story, times: int) -> str:
     for attempt in range(1, times + 1):
         story.until_running(attempt)
