@@ -175,7 +175,7 @@ class Cluster:
     def apply(self, manifest: dict[str, Any], namespace: str, *, force: bool = True) -> dict[str, Any]:
         """Server-side apply one manifest; returns the object."""
         kind = self.type_of(manifest)
-        metadata = manifest.get("metadata", {})
+        metadata = manifest["metadata"]
         path = kind.path(metadata.get("namespace", namespace) if kind.namespaced else None, metadata["name"])
         query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else "false", "fieldValidation": "Strict"}
         applied: dict[str, Any] = self.request(

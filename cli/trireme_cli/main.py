@@ -3,11 +3,11 @@
 import sys
 
 import typer
-import yaml
 from urllib3.exceptions import HTTPError
 
 from trireme_cli import demo, history, install, local, logs, resources
 from trireme_cli.cluster import ClusterError
+from trireme_cli.resources import ManifestError
 
 app = typer.Typer(
     help="Trireme: pretrain, fine-tune, align and serve language models on Kubernetes.",
@@ -30,6 +30,6 @@ def main() -> None:
     """Run the command line; errors of the cluster and of manifests are one line, not a traceback."""
     try:
         app()
-    except (ClusterError, HTTPError, yaml.YAMLError, FileNotFoundError) as error:
+    except (ClusterError, ManifestError, HTTPError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error

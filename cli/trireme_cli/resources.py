@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,17 +19,60 @@ Kubeconfig = Annotated[
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace.")]
 
 
+class ManifestError(Exception):
+    """A manifest that names no resource; the message says which file and document, and what is wrong with it."""
+
+
 def read_manifests(source: str) -> list[dict[str, Any]]:
-    """All YAML documents of a file, of a folder's *.yaml files in name order, or of standard input ('-')."""
+    """All YAML documents of a file, of a folder's *.yaml files in name order, or of standard input ('-').
+
+    Every one of them has apiVersion, kind and metadata.name. Raises ManifestError.
+    """
     if source == "-":
-        texts = [sys.stdin.read()]
-    else:
-        path = Path(source)
-        if not path.exists():
-            raise typer.BadParameter(f"{source} does not exist")
-        files = sorted([*path.glob("*.yaml"), *path.glob("*.yml")]) if path.is_dir() else [path]
-        texts = [file.read_text() for file in files]
-    return [document for text in texts for document in yaml.safe_load_all(text) if document]
+        return list(_documents("standard input", sys.stdin.read()))
+    path = Path(source)
+    if not path.exists():
+        raise typer.BadParameter(f"{source} does not exist")
+    files = sorted([*path.glob("*.yaml"), *path.glob("*.yml")]) if path.is_dir() else [path]
+    manifests = []
+    for file in files:
+        try:
+            text = file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ManifestError(f"{file} cannot be read: {error}") from error
+        manifests += _documents(str(file), text)
+    return manifests
+
+
+def _documents(origin: str, text: str) -> Iterator[dict[str, Any]]:
+    """The manifests of one file, empty documents left out."""
+    number = 0
+    try:
+        for number, document in enumerate(yaml.safe_load_all(text), start=1):
+            if document is None:
+                continue
+            if problem := _problem(document):
+                raise ManifestError(f"{origin}, document {number}: {problem}")
+            yield document
+    except yaml.YAMLError as error:
+        detail = " ".join(str(error).split())
+        raise ManifestError(f"{origin}, document {number + 1}: invalid YAML: {detail}") from error
+
+
+def _problem(document: Any) -> str | None:
+    """Why a document is no manifest."""
+    if not isinstance(document, dict):
+        return f"a manifest is a mapping, this is of type {type(document).__name__}"
+    metadata = document.get("metadata")
+    named = metadata.get("name") if isinstance(metadata, dict) else None
+    for field, value in (
+        ("apiVersion", document.get("apiVersion")),
+        ("kind", document.get("kind")),
+        ("metadata.name", named),
+    ):
+        if not isinstance(value, str) or not value:
+            return f"{field} is missing" if value in (None, "") else f"{field} is not a string: {value!r}"
+    return None
 
 
 def apply(
@@ -40,7 +84,7 @@ def apply(
     cluster = Cluster(kubeconfig)
     failed = False
     for manifest in read_manifests(filename):
-        label = f"{manifest.get('kind', '?').lower()}/{manifest.get('metadata', {}).get('name', '?')}"
+        label = f"{manifest['kind'].lower()}/{manifest['metadata']['name']}"
         try:
             cluster.apply(manifest, namespace)
             print(f"{label} serverside-applied")
