@@ -222,16 +222,18 @@ class Watcher:
                 yield b"".join(first)
             next_bookmark = time.monotonic() + BOOKMARK_SECONDS
             while (left := deadline - time.monotonic()) > 0:
-                wait = min(left, max(0.0, next_bookmark - time.monotonic())) if self._options.bookmarks else left
-                try:
-                    line = await asyncio.wait_for(self._queue.get(), wait)
-                except TimeoutError:
-                    # A bookmark must not overtake an event that arrived with the timeout.
-                    if self._options.bookmarks and self._queue.empty():
-                        yield self._bookmark()
-                        next_bookmark = time.monotonic() + BOOKMARK_SECONDS
-                    continue
-                lines = [line]
+                lines: list[bytes | None] = []
+                # Waiting with no time left takes nothing from a queue that has something: that must come first.
+                if self._queue.empty():
+                    wait = min(left, max(0.0, next_bookmark - time.monotonic())) if self._options.bookmarks else left
+                    try:
+                        lines.append(await asyncio.wait_for(self._queue.get(), wait))
+                    except TimeoutError:
+                        # A bookmark must not overtake an event that arrived with the timeout.
+                        if self._options.bookmarks and self._queue.empty():
+                            yield self._bookmark()
+                            next_bookmark = time.monotonic() + BOOKMARK_SECONDS
+                        continue
                 while not self._queue.empty():
                     lines.append(self._queue.get_nowait())
                 ended = None in lines
