@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +26,7 @@ def node(slot: int, leader: Any = None, *, start_timeout_seconds: float = 5.0) -
     made.number, made.slots_ready, made._threads = 1, set(), None
     made.target = SimpleNamespace(settings=Settings(start_timeout_seconds=start_timeout_seconds))
     made._env = SimpleNamespace(slot=slot, config=SimpleNamespace(slots=2))
-    made._fetcher = SimpleNamespace(run=lambda: INPUTS)
+    made._fetcher = SimpleNamespace(run=lambda: INPUTS, moved_at=time.monotonic())
 
     async def state(inputs_of: tuple[int, int]) -> PeerState:
         if leader is None:
@@ -53,6 +55,33 @@ async def test_a_node_does_not_wait_for_ever_for_a_leader_that_is_gone(monkeypat
     monkeypatch.setattr(module, "GATE_SECONDS", 0.01)
     with pytest.raises(InputsLost, match="slot 0 did not answer"):
         await asyncio.wait_for(node(1, start_timeout_seconds=0.1)._inputs(), 5)
+
+
+async def test_a_fetch_that_stands_still_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a disk answers no more: the thread hangs in a system call and raises nothing."""
+    monkeypatch.setattr(module, "GATE_SECONDS", 0.01)
+    hung, made = threading.Event(), node(0, start_timeout_seconds=0.3)
+    made._fetcher.run = hung.wait
+    try:
+        with pytest.raises(InputsLost, match="no byte of this node's inputs moved for 0 s"):
+            await asyncio.wait_for(made._inputs(), 5)
+    finally:
+        hung.set()
+
+
+async def test_a_fetch_that_moves_may_take_longer_than_any_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GATE_SECONDS", 0.01)
+    made = node(0, start_timeout_seconds=0.2)
+    made.slots_ready.add(1)
+
+    def slow() -> Inputs:
+        for _ in range(10):
+            time.sleep(0.1)
+            made._fetcher.moved_at = time.monotonic()
+        return INPUTS
+
+    made._fetcher.run = slow
+    assert await asyncio.wait_for(made._inputs(), 5) is INPUTS
 
 
 async def test_the_time_to_start_counts_from_the_inputs_and_not_from_the_process(

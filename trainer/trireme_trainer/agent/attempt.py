@@ -258,10 +258,9 @@ class Attempt:
 
     async def _inputs(self) -> Inputs:
         """This node's inputs, once every node has its own: restoring is collective, and waiting there is a hang."""
-        loop = asyncio.get_running_loop()
-        inputs = await loop.run_in_executor(self._threads, self._fetcher.run)
-        self.slots_ready.add(self._env.slot)
         patience = self.target.settings.start_timeout_seconds
+        inputs = await self._fetched(patience)
+        self.slots_ready.add(self._env.slot)
         heard_at = time.monotonic()
         while not self.all_inputs_ready:
             if self._env.slot != 0:
@@ -274,6 +273,14 @@ class Attempt:
                     raise InputsLost(f"slot 0 did not answer for {patience} s while its inputs were awaited")
             await asyncio.sleep(GATE_SECONDS)
         return inputs
+
+    async def _fetched(self, patience: float) -> Inputs:
+        """What the fetcher brings. A disk or volume that answers no more holds its thread for ever, and no error."""
+        fetching = asyncio.get_running_loop().run_in_executor(self._threads, self._fetcher.run)
+        while not (await asyncio.wait([fetching], timeout=GATE_SECONDS))[0]:
+            if time.monotonic() - self._fetcher.moved_at > patience:
+                raise InputsLost(f"no byte of this node's inputs moved for {patience:.0f} s")
+        return fetching.result()
 
     @property
     def all_inputs_ready(self) -> bool:

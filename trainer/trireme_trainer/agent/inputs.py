@@ -46,10 +46,16 @@ class InputsFetcher:
 
     def __post_init__(self) -> None:
         self._cancelled = threading.Event()
+        self.moved_at = time.monotonic()
 
     def cancel(self) -> None:
         """Stop at the next chunk."""
         self._cancelled.set()
+
+    def _stop(self) -> bool:
+        """Whether to stop; asked for at every chunk that comes in or is hashed, which shows that some do."""
+        self.moved_at = time.monotonic()
+        return self._cancelled.is_set()
 
     def run(self) -> Inputs:
         """Fetch with retries while the store is away. Raises InputsLost."""
@@ -70,6 +76,7 @@ class InputsFetcher:
                     raise InputsLost(f"{error.reason}: {error.message}", lasting=not error.retryable) from error
                 log.warning("inputs: %s: %s; trying again", error.reason, error.message)
                 self._cancelled.wait(RETRY_SECONDS)
+                self.moved_at = time.monotonic()
 
     def _fetch(self) -> Inputs:
         target = self.target
@@ -79,16 +86,16 @@ class InputsFetcher:
             # Before any rank of this attempt can save: from here on, what older attempts commit is not adopted.
             record = ResumeRecord(attempt=target.attempt, resume_from=target.resume_from)
             self.store.put(resume_key(self.keys, target.attempt), record.to_json().encode())
-        dataset = self.cache.fetch_dataset(self.store, target.dataset, self._cancelled.is_set)
+        dataset = self.cache.fetch_dataset(self.store, target.dataset, self._stop)
         checkpoint = None
         if target.resume_from is not None:
-            directory, manifest = self.cache.fetch_checkpoint(self.store, target.resume_from, self._cancelled.is_set)
+            directory, manifest = self.cache.fetch_checkpoint(self.store, target.resume_from, self._stop)
             (directory.with_suffix(".manifest.json")).write_bytes(manifest.encode())
             checkpoint = str(directory)
         starting = None
         if checkpoint is None and self.starting_uri is not None:
             store = ObjectStore(self.config, uri=self.starting_uri)
-            starting = str(self.cache.fetch_starting_weights(store, self.starting_uri, self._cancelled.is_set))
+            starting = str(self.cache.fetch_starting_weights(store, self.starting_uri, self._stop))
         return Inputs(dataset_directory=str(dataset), checkpoint_directory=checkpoint, start_directory=starting)
 
 

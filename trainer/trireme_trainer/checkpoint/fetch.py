@@ -92,14 +92,14 @@ def _fetch_file(
     place = directory / file.path
     if cancelled():
         raise StoreError("Cancelled", f"download of {prefix}{file.path} was cancelled", retryable=True)
-    if place.is_file() and hash_file(place) == (file.bytes, file.sha256):
+    if place.is_file() and hash_file(place, cancelled) == (file.bytes, file.sha256):
         return
     # A name of its own: a download that was given up may still be writing.
     arriving = place.with_name(f"{place.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
     try:
         if file.bytes >= TRANSFER.multipart_threshold:
             store.download_parts(prefix + file.path, arriving, cancelled=cancelled)
-            size, sha256 = hash_file(arriving)
+            size, sha256 = hash_file(arriving, cancelled)
         else:
             size, sha256 = store.download(prefix + file.path, arriving, cancelled=cancelled)
         check(file, size, sha256)

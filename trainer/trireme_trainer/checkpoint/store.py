@@ -231,8 +231,12 @@ class ObjectStore:
                 raise StoreError("StoreUnavailable", message, retryable=True)
 
 
-def hash_file(path: Path) -> tuple[int, str]:
-    """(size in bytes, SHA-256 as hex) of a local file."""
+def hash_file(path: Path, cancelled: Callable[[], bool] = lambda: False) -> tuple[int, str]:
+    """(size in bytes, SHA-256 as hex) of a local file. Raises StoreError when it is cancelled on the way."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            if cancelled():
+                raise StoreError("Cancelled", f"hashing of {path} was cancelled", retryable=True)
         return file.tell(), digest.hexdigest()
