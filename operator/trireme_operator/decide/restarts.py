@@ -175,7 +175,7 @@ _COUNTERS = {
 
 
 def charge(s: Situation, fault: Fault) -> RestartsStatus:
-    """The restarts with this one counted."""
+    """The restarts with this one counted; one that is charged to nobody is no fault, and counts only by its cause."""
     restarts, progress = s.status.restarts, s.status.progress
     counts = {c.cause: c.count for c in restarts.by_cause}
     counts[fault.cause.value] = counts.get(fault.cause.value, 0) + 1
@@ -193,11 +193,12 @@ def charge(s: Situation, fault: Fault) -> RestartsStatus:
         last_contact_at=to_time(fault.began),
         raised_at=to_time(s.now),
     )
+    fault_count = 0 if fault.budget is None else 1
     update: dict[str, object] = {
-        "total": restarts.total + 1,
+        "total": restarts.total + fault_count,
         "by_cause": [CauseCount(cause=cause, count=n) for cause, n in sorted(counts.items())],
         "history": [*restarts.history, record][-HISTORY:],
-        "fruitless": 0 if advanced else restarts.fruitless + 1,
+        "fruitless": 0 if advanced else restarts.fruitless + fault_count,
     }
     update["last_exception"] = _signature(s, fault)  # of this attempt alone: one that ended otherwise comes between
     if fault.budget is not None:

@@ -132,7 +132,7 @@ def shortage(s: Situation) -> tuple[str, str] | None:
     if room.enough:
         return None
     replacing = s.gang.attempt > 1 and len(lacking) < s.resolved.slots
-    reason = "NoReplacementNode" if replacing or s.status.restarts.total > 0 else "InsufficientCapacity"
+    reason = "NoReplacementNode" if replacing or s.status.restarts.history else "InsufficientCapacity"
     avoided = f"; kept off {', '.join(s.excluded_nodes)} because of faults there" if s.excluded_nodes else ""
     return reason, room.message() + avoided
 

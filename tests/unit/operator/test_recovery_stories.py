@@ -252,9 +252,24 @@ def test_a_drained_pod_saves_first_and_is_charged_to_nobody() -> None:
     assert story.causes() == {"Preemption": 1}
     restarts = story.status.restarts
     assert (restarts.application, restarts.infrastructure, restarts.out_of_memory, restarts.hang) == (0, 0, 0, 0)
+    assert (restarts.total, restarts.fruitless) == (0, 0), "it is no fault"
     resume, record = story.status.gang.resume_from, restarts.history[-1]
     assert resume is not None
     assert resume.step >= record.step, "no step was lost"
+
+
+def test_a_gang_that_was_drained_whole_and_finds_no_nodes_lacks_a_replacement() -> None:
+    story = Story(nodes=("n1", "n2"))
+    story.until_step(8)
+    for node in story.cluster.nodes.values():
+        node.starts = False
+    for name in ("j-0", "j-1"):
+        story.cluster.delete_pod(name, None, None, None)
+    story.until(lambda: story.status.gang.attempt == 2)
+    for node in story.cluster.nodes.values():
+        node.kubelet = False
+    story.until(lambda: story.condition(ConditionType.SCHEDULED).reason == "NoReplacementNode")
+    assert story.status.restarts.total == 0
 
 
 def test_a_drained_pod_that_ends_first_leaves_slot_0_time_to_commit() -> None:
