@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from trireme.protocol import StoreConfig
+from trireme_trainer.data import prepare as preparing
+from trireme_trainer.data import sources
 from trireme_trainer.data.dataset import TokenDataset
 from trireme_trainer.data.errors import (
     DataEmpty,
@@ -22,9 +27,9 @@ from trireme_trainer.data.errors import (
     TokenizerUnusable,
 )
 from trireme_trainer.data.order import SampleId
-from trireme_trainer.data.prepare import DataConfig, Preparation
-from trireme_trainer.data.sources import SourceConfig, glob_to_regex
-from trireme_trainer.data.tokenizer import load_tokenizer
+from trireme_trainer.data.prepare import DataConfig, Preparation, TokenWriter
+from trireme_trainer.data.sources import Document, Source, SourceConfig, glob_to_regex
+from trireme_trainer.data.tokenizer import TokenizerInfo, load_tokenizer
 
 STORE = StoreConfig(uri="s3://bucket/x")
 
@@ -171,11 +176,81 @@ def test_stars_stay_in_a_folder_and_double_stars_do_not(pattern: str, name: str,
     assert bool(glob_to_regex(pattern).match(name)) is matches
 
 
-def test_a_damaged_gzip_is_refused_with_its_path(tmp_path: Path) -> None:
+class Characters:
+    """A tokenizer of which a character is a token, and which notes how much it is given at once."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def encode_batch_fast(self, pieces: list[str], *, add_special_tokens: bool) -> list[SimpleNamespace]:
+        self.batches.append(sum(map(len, pieces)))
+        return [SimpleNamespace(ids=[ord(c) for c in piece]) for piece in pieces]
+
+
+def test_a_large_document_is_encoded_in_bounded_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparing, "BATCH_CHARACTERS", 250)
+    characters = Characters()
+    read = 0
+
+    def pieces(count: int) -> Iterator[str]:
+        nonlocal read
+        for number in range(count):
+            read += 100
+            assert read - sum(characters.batches) <= 350, "text is read ahead of what is encoded"
+            yield chr(97 + number % 26) * 100
+
+    writer = TokenWriter(tmp_path / "t.bin", TokenizerInfo(characters, 256, 0), with_ends=True)
+    for count in (100, 1, 7):
+        writer.add(Document("first", pieces(count)))
+    writer.add(Document("", iter(())))
+    writer.close()
+    texts = ["first" + "".join(chr(97 + n % 26) * 100 for n in range(count)) for count in (100, 1, 7)]
+    assert np.fromfile(tmp_path / "t.bin", "<u2").tolist() == [i for text in texts for i in (*map(ord, text), 0)]
+    assert (writer.documents, writer.tokens) == (3, sum(map(len, texts)) + 3)
+    assert np.fromfile(tmp_path / "t.ends", "<u8").tolist() == np.cumsum([len(t) + 1 for t in texts]).tolist()
+
+
+def test_a_large_file_is_read_no_further_than_its_pieces_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("line\n" * 1000)
+    opened: list[io.StringIO] = []
+
+    def open_text(path: Path, _name: str) -> io.StringIO:
+        opened.append(io.StringIO(path.read_text()))
+        return opened[-1]
+
+    monkeypatch.setattr(sources, "PIECE_CHARACTERS", 50)
+    monkeypatch.setattr(sources, "open_text", open_text)
+    source = Source(SourceConfig(str(tmp_path)), STORE, tmp_path / "cache")
+    documents = source.documents(source.files()[0])
+    document = next(documents)
+    assert next(document.pieces).startswith("line")
+    assert opened[0].tell() < 100
+
+
+def test_how_much_is_encoded_at_once_changes_no_token(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "PIECE_CHARACTERS", 100)
+    digests = set()
+    for batch in (1, 150, 1 << 20):
+        monkeypatch.setattr(preparing, "BATCH_CHARACTERS", batch)
+        index = prepare(tmp_path / str(batch), SourceConfig(str(corpus)), validation_fraction=0.5, packing=False)
+        digests.add(index.to_ref("").digest)
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("damaged_at", [1000, 60_000], ids=["first piece", "later piece"])
+def test_a_damaged_gzip_is_refused_with_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged_at: int
+) -> None:
+    monkeypatch.setattr(sources, "PIECE_CHARACTERS", 100)
     path = tmp_path / "text" / "a.txt.gz"
     path.parent.mkdir()
-    whole = bytearray(gzip.compress(random.Random(1).randbytes(4000).hex().encode()))
-    whole[1000:1400] = bytes(400)
+    lines = "\n".join(random.Random(n).randbytes(40).hex() for n in range(2000))
+    whole = bytearray(gzip.compress(lines.encode()))
+    whole[damaged_at : damaged_at + 400] = bytes(400)
     path.write_bytes(whole)
     with pytest.raises(DataUnreadable, match=r"a\.txt\.gz"):
         prepare(tmp_path, SourceConfig(str(path.parent)))

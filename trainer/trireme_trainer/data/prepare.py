@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from trireme_trainer.data.tokenizer import TOKENIZER_FILE, TokenizerInfo, load_t
 
 log = logging.getLogger(__name__)
 BATCH_CHARACTERS = 8 << 20
+"""Text that is encoded at once, in parallel by pieces of documents, and with its tokens the most that is in memory."""
 
 
 @dataclass(frozen=True)
@@ -47,27 +49,53 @@ class TokenWriter:
         self.ends_path = path.with_suffix(".ends") if with_ends else None
         self._info = info
         self._file = path.open("wb")
-        self._ends: list[int] = []
-        self.tokens = 0
-        self.documents = 0
+        self._ends = array("Q")
+        self._pending: list[str | None] = []
+        """Pieces that are not encoded yet, with None for the end of a document."""
+        self._pending_characters = 0
+        self._written = 0
+        """Tokens in the file, the end-of-text tokens included."""
+        self._document_began = 0
 
-    def add(self, documents: Sequence[Document]) -> None:
-        """Tokenise some documents and append them, each closed by the end-of-text token."""
-        encoded = iter(
-            self._info.tokenizer.encode_batch_fast([p for d in documents for p in d.pieces], add_special_tokens=False)
-        )
-        for document in documents:
-            ids = [i for _ in document.pieces for i in next(encoded).ids]
-            if not ids:
-                continue
-            ids.append(self._info.eos_token_id)
-            self._file.write(np.asarray(ids, dtype=self._info.dtype).tobytes())
-            self.tokens += len(ids)
-            self.documents += 1
-            self._ends.append(self.tokens)
+    @property
+    def tokens(self) -> int:
+        """Tokens of all documents, each with its end-of-text token; complete after close()."""
+        return self._written
+
+    @property
+    def documents(self) -> int:
+        """Documents that had a token; complete after close()."""
+        return len(self._ends)
+
+    def add(self, document: Document) -> None:
+        """Append a document, closed by the end-of-text token."""
+        for piece in document.pieces:
+            self._pending.append(piece)
+            self._pending_characters += len(piece)
+            if self._pending_characters >= BATCH_CHARACTERS:
+                self._encode()
+        self._pending.append(None)
+
+    def _encode(self) -> None:
+        pieces = [piece for piece in self._pending if piece is not None]
+        encoded = iter(self._info.tokenizer.encode_batch_fast(pieces, add_special_tokens=False))
+        for piece in self._pending:
+            if piece is not None:
+                self._write(next(encoded).ids)
+            elif self._written > self._document_began:
+                self._write([self._info.eos_token_id])
+                self._ends.append(self._written)
+                self._document_began = self._written
+        self._pending.clear()
+        self._pending_characters = 0
+
+    def _write(self, ids: list[int]) -> None:
+        self._file.write(np.asarray(ids, dtype=self._info.dtype).tobytes())
+        self._written += len(ids)
 
     def close(self) -> list[Path]:
         """Finish; the files written."""
+        self._encode()
         self._file.close()
         if self.ends_path is None:
             return [self.path]
@@ -151,6 +179,7 @@ class Preparation:
                 share = file.bytes if chosen and file.bytes <= 1 << 20 else int(file.bytes * rate) + 1
                 for document in source.documents(file):
                     for piece in document.pieces:
+                        # Of the piece after the share's end too a part is drawn: another sample is another digest.
                         yield piece[:share]
                         share -= len(piece)
                     if share <= 0:
@@ -164,24 +193,12 @@ class Preparation:
         train = TokenWriter(self._directory / f"{name}.train.bin", info, with_ends=ends)
         validation = TokenWriter(self._directory / f"{name}.validation.bin", info, with_ends=ends)
         threshold = 2**64 if held_out else int((self._config.validation_fraction or 0.0) * 2**64)
-        batch: list[Document] = []
-        size = 0
-
-        def flush() -> None:
-            validation.add([d for d in batch if d.digest < threshold])
-            train.add([d for d in batch if d.digest >= threshold])
-            batch.clear()
-
         for file in files:
             self._inputs.update(f"\0{name}\0{file.name}\0".encode())
             for document in source.documents(file):
                 self._inputs.update(document.digest.to_bytes(8, "big"))
-                batch.append(document)
-                size += sum(map(len, document.pieces))
-                if size >= BATCH_CHARACTERS:
-                    flush()
-                    size = 0
-        flush()
+                (validation if document.digest < threshold else train).add(document)
+        written = train.close() + validation.close()
         index = SourceIndex(
             name=source.config.uri,
             weight=0.0 if held_out else source.config.weight,
@@ -193,7 +210,7 @@ class Preparation:
             validation_path=validation.path.name,
         )
         log.info("%s: %d files, %d documents, %d tokens", source.config.uri, len(files), train.documents, train.tokens)
-        return index, train.close() + validation.close()
+        return index, written
 
     def _check(self, indexes: list[SourceIndex]) -> None:
         for source, index in zip(self._sources, indexes, strict=False):

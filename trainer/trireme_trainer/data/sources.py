@@ -11,8 +11,10 @@ import re
 import sysconfig
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import IO, Literal, cast
 
@@ -51,17 +53,21 @@ class SourceFile:
     """Its key in the object store, for s3:// sources."""
 
 
-@dataclass
 class Document:
-    """One document in pieces of at most about PIECE_CHARACTERS."""
+    """One document in pieces of at most about PIECE_CHARACTERS, which are read as they are asked for, once."""
 
-    pieces: list[str]
-    digest: int = field(init=False)
-    """First eight bytes of the SHA-256 of the first piece: decides whether it is held out."""
-
-    def __post_init__(self) -> None:
-        head = hashlib.sha256(self.pieces[0].encode()).digest()
+    def __init__(self, first: str, rest: Iterator[str]) -> None:
+        head = hashlib.sha256(first.encode()).digest()
         self.digest = int.from_bytes(head[:8], "big")
+        """First eight bytes of the SHA-256 of the first piece: decides whether it is held out."""
+        self.pieces = chain((first,), rest)
+
+    @classmethod
+    def of(cls, text: IO[str], file: SourceFile) -> Document | None:
+        """The document in a stream of a file, None when that is empty."""
+        pieces = _pieces(text, file)
+        first = next(pieces, None)
+        return None if first is None else cls(first, pieces)
 
 
 @lru_cache(maxsize=1024)
@@ -161,22 +167,20 @@ class Source:
         return found
 
     def documents(self, file: SourceFile) -> Iterator[Document]:
-        """The documents of one file. Raises DataUnreadable, StoreError."""
+        """The documents of one file; the pieces of one are there until the next is asked for.
+
+        Raises DataUnreadable, StoreError; so does reading the pieces, of which no more than one is in memory.
+        """
         if file.key is not None and not file.location.exists():
             assert self._store is not None
             partial = file.location.with_suffix(".part")
             self._store.download(file.key, partial)
             partial.rename(file.location)
-        try:
-            with open_text(file.location, file.name) as text:
-                if self._is_jsonl(file.name):
-                    yield from self._json_lines(text, file)
-                else:
-                    pieces = list(_pieces(text))
-                    if pieces:
-                        yield Document(pieces)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataUnreadable(f"{file.identity}: {error}") from error
+        with _readable(file), open_text(file.location, file.name) as text:
+            if self._is_jsonl(file.name):
+                yield from self._json_lines(text, file)
+            elif (document := Document.of(text, file)) is not None:
+                yield document
 
     def _is_jsonl(self, name: str) -> bool:
         if self.config.format == "auto":
@@ -197,8 +201,8 @@ class Source:
                 raise DataUnreadable(message)
             # JSON can spell half a character, which no encoding can; like undecodable bytes it becomes U+FFFD.
             value = _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
-            if value.strip():
-                yield Document(list(_pieces(io.StringIO(value))))
+            if value.strip() and (document := Document.of(io.StringIO(value), file)) is not None:
+                yield document
 
 
 def open_text(path: Path, name: str) -> IO[str]:
@@ -212,11 +216,21 @@ def open_text(path: Path, name: str) -> IO[str]:
     return io.TextIOWrapper(raw, encoding="utf-8", errors="replace")
 
 
-def _pieces(text: IO[str]) -> Iterator[str]:
-    while piece := text.read(PIECE_CHARACTERS):
-        if len(piece) == PIECE_CHARACTERS:
-            piece += text.readline()
-        yield piece
+@contextmanager
+def _readable(file: SourceFile) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataUnreadable(f"{file.identity}: {error}") from error
+
+
+def _pieces(text: IO[str], file: SourceFile) -> Iterator[str]:
+    # Whoever asks for a piece is outside of documents(), and errors of the disk are raised there.
+    with _readable(file):
+        while piece := text.read(PIECE_CHARACTERS):
+            if len(piece) == PIECE_CHARACTERS:
+                piece += text.readline()
+            yield piece
 
 
 def training_files(
