@@ -1,5 +1,7 @@
 """What each agent is told: derived from the stored status alone, so that every leader sends the same."""
 
+from trireme.checkpoints import parse_step_key
+from trireme.checkpoints.keys import MANIFEST_NAME
 from trireme.protocol import DatasetRef, Host, Phase, ResumePoint, Settings, Target
 from trireme.resources.status import GangPhase
 from trireme_operator.decide.model import PodView, PutTarget
@@ -27,20 +29,9 @@ def target(s: Situation) -> Target | None:
     phase = PHASES.get(s.gang.phase) or (Phase.RELEASE if s.gang.phase in GIVING_BACK else None)
     if phase is None or s.gang.attempt == 0:
         return None
-    gang, saved, data = s.gang, s.status.checkpoint, s.status.dataset
+    gang, data = s.gang, s.status.dataset
     running = phase in (Phase.RUN, Phase.DRAIN, Phase.RELEASE)
     resume = gang.resume_from
-    verified = None
-    if (
-        saved.uri
-        and saved.manifest_digest
-        and saved.step is not None
-        and saved.attempt
-        and saved.attempt < gang.attempt
-    ):
-        verified = ResumePoint(
-            uri=saved.uri, manifest_digest=saved.manifest_digest, step=saved.step, attempt=saved.attempt
-        )
     return Target(
         job_uid=s.observed.job.uid,
         attempt=gang.attempt,
@@ -51,9 +42,21 @@ def target(s: Situation) -> Target | None:
         resume_from=ResumePoint(**resume.model_dump()) if running and resume else None,
         dataset=DatasetRef(**data.model_dump()) if data else None,
         recompute_until_step=gang.recompute_until_step,
-        verified=verified,
+        verified=_verified(s),
         settings=settings(s),
     )
+
+
+def _verified(s: Situation) -> ResumePoint | None:
+    """The recorded checkpoint, unless the present attempt wrote it: its agents know that."""
+    saved = s.status.checkpoint
+    if not saved.uri or not saved.manifest_digest or saved.step is None or not saved.attempt:
+        return None
+    place = parse_step_key(f"{saved.uri}/{MANIFEST_NAME}")
+    own = place is not None and place[0] == s.observed.job.uid  # else its attempt is one of an earlier job
+    if own and saved.attempt >= s.gang.attempt:
+        return None
+    return ResumePoint(uri=saved.uri, manifest_digest=saved.manifest_digest, step=saved.step, attempt=saved.attempt)
 
 
 def puts(s: Situation) -> tuple[PutTarget, ...]:

@@ -48,7 +48,7 @@ class Commit:
 
     @property
     def uri(self) -> str:
-        return f"s3://b/a{self.attempt}/step-{self.step}"
+        return f"s3://b/job-1/a{self.attempt}/step-{self.step}"
 
     @property
     def point(self) -> ResumePoint:

@@ -80,7 +80,7 @@ def test_a_frozen_nodes_late_commit_is_not_adopted() -> None:
     story.until_running(3)
     resume = story.status.gang.resume_from
     assert resume is not None
-    assert resume.uri != "s3://b/a1/step-8"
+    assert resume.uri != "s3://b/job-1/a1/step-8"
     story.until_ended()
     assert story.status.state == JobState.SUCCEEDED
 
