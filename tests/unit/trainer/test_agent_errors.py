@@ -100,6 +100,26 @@ async def test_files_of_a_model_that_are_in_the_store_are_not_sent_again(
     assert sent == ["a.safetensors", "b.safetensors", "b.safetensors"]
 
 
+@pytest.mark.parametrize(
+    ("counts", "reason", "retryable"),
+    [([3, 4], "PreparationOutOfMemory", False), ([3, 3], "PreparationFailed", True)],
+    ids=["for memory", "by somebody"],
+)
+async def test_a_preparation_that_is_killed_is_tried_again_unless_for_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: list[int], reason: str, retryable: bool
+) -> None:
+    (tmp_path / "kills_itself.py").write_text("import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(preparation_module, "count_oom_kills", iter(counts).__next__)
+    target = Target(job_uid="uid", attempt=1, phase=Phase.PREPARE)
+    preparation = Preparation("kills_itself", target, tmp_path / "job.json", tmp_path / "scratch")
+    async with asyncio.timeout(5):
+        while preparation.problem is None:  # noqa: ASYNC110 set by the preparation's own task
+            await asyncio.sleep(0.01)
+    assert (preparation.problem.reason, preparation.problem.retryable) == (reason, retryable)
+    await preparation.stop()
+
+
 async def test_a_preparation_that_cannot_be_run_is_a_problem_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

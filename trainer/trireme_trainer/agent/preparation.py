@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from trireme.protocol import InputsProblem, ProposedResume, Target
 from trireme.protocol.base import WireModel
 from trireme_trainer.agent.launcher import child_environment
+from trireme_trainer.agent.memory import count_oom_kills
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 10.0
@@ -75,6 +76,7 @@ class Preparation:
         target_file, result_file = self._directory / "target.json", self._directory / "result.json"
         target_file.write_text(self._target.to_json())
         result_file.unlink(missing_ok=True)
+        oom_kills = count_oom_kills()
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -99,6 +101,12 @@ class Preparation:
             sys.stderr.buffer.flush()
             tail = (tail + data)[-2048:]
         code = await self._process.wait()
+        if code == -signal.SIGKILL and (killed := count_oom_kills() - oom_kills) > 0:
+            # It would need as much the next time.
+            message = f"preparation was killed for memory ({killed} OOM kills in this container): give the pod more"
+            return PreparationResult(
+                problem=InputsProblem(reason="PreparationOutOfMemory", message=message, retryable=False)
+            )
         try:
             if code == 0:
                 return PreparationResult.model_validate_json(result_file.read_bytes())
