@@ -41,6 +41,8 @@ def _decide(observed: Observed, kind: Kind) -> Decision:
         return Decision(status=_settle(ahead, new), events=(*told, *events), requeue_seconds=0.0)
     new = _settle(ahead, facts)
     if _worth_writing(observed, old, new):
+        if new.gang.phase not in progress.RUN_PHASES:  # from here counts when details are due again
+            new = new.model_copy(update={"time": timekeeping.close(new.time, observed.now)})
         return Decision(status=new, events=told, requeue_seconds=0.0)
     return Decision(actions=acting.actions(s), requeue_seconds=1.0)
 
@@ -147,9 +149,13 @@ def _settle(s: Situation, status: JobStatus) -> JobStatus:
 
 
 def _worth_writing(observed: Observed, old: JobStatus, new: JobStatus) -> bool:
-    """Whether anything but running numbers changed, or these are due."""
+    """Whether anything but running numbers and details changed, or these are due."""
     if _essence(old) != _essence(new):
         return True
+    if new.gang.phase not in progress.RUN_PHASES:
+        written = old.time.open.since if old.time.open else None
+        due = seconds_since(written, observed.now) >= observed.policy.progress_interval_seconds
+        return due and _details(old) != _details(new)
     if old.progress == new.progress and old.checkpoint == new.checkpoint:
         return False
     since = old.progress.updated_at if old.progress else None
@@ -169,3 +175,12 @@ def _essence(status: JobStatus) -> object:
         [(r.attempt, r.first_step_at is None, r.caught_up_at is None) for r in status.restarts.history],
         status.progress is None,
     )
+
+
+def _details(status: JobStatus) -> object:
+    """What a user who waits for something reads.
+
+    How old the newest checkpoint is grows by itself and calls for no write.
+    """
+    timeless = [(c.type, c.message) for c in status.conditions if c.type != ConditionType.CHECKPOINT_HEALTHY]
+    return timeless, status.gang.nodes
