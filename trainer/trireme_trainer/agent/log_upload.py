@@ -24,6 +24,8 @@ class LogUpload:
         self._history = history
         self._store = store
         self._keys = keys
+        self._order = asyncio.Lock()
+        self._rounds: set[asyncio.Task[None]] = set()
 
     async def repeat(self) -> None:
         """Bring what is new, again and again, until cancelled."""
@@ -32,17 +34,30 @@ class LogUpload:
             await self.once()
 
     async def once(self) -> None:
-        """Put the logs' tails and the new steps into the store; a store that is away costs a warning."""
+        """Put the logs' tails and the new steps into the store; a store or disk that fails costs a warning.
+
+        Whoever cancels this ends only the wait: a put cannot be called back, and the next round must not overtake it.
+        """
+        round_ = asyncio.create_task(self._round())
+        self._rounds.add(round_)
+        round_.add_done_callback(self._rounds.discard)
+        await asyncio.shield(round_)
+
+    async def _round(self) -> None:
+        async with self._order:
+            try:
+                await self._put_all()
+            except (StoreError, OSError) as error:
+                log.warning("logs: %s", error)
+
+    async def _put_all(self) -> None:
         loop, attempt = asyncio.get_running_loop(), self._ranks.attempt
-        try:
-            for rank in self._ranks.ranks:
-                if (found := rank.log.unstored_tail()) is not None:
-                    tail, mark = found
-                    await loop.run_in_executor(None, self._store.put, self._keys.log(attempt, rank.rank), tail)
-                    rank.log.stored(mark)
-            for segment, lines in self._history.take():
-                key = self._keys.history(attempt, segment)
-                await loop.run_in_executor(None, self._store.put, key, b"".join(lines))
-                self._history.stored(segment, len(lines))
-        except StoreError as error:
-            log.warning("logs: %s", error)
+        for rank in self._ranks.ranks:
+            if (found := rank.log.unstored_tail()) is not None:
+                tail, mark = found
+                await loop.run_in_executor(None, self._store.put, self._keys.log(attempt, rank.rank), tail)
+                rank.log.stored(mark)
+        for segment, lines in self._history.take():
+            key = self._keys.history(attempt, segment)
+            await loop.run_in_executor(None, self._store.put, key, b"".join(lines))
+            self._history.stored(segment, len(lines))
