@@ -1,26 +1,19 @@
 """The life of an attempt: fence, form, prepare, record the resume point, run, drain."""
 
 from trireme.protocol import AgentState, Phase, ProposedResume, Report
-from trireme.protocol.messages import DRAINED_EXIT_CODE
 from trireme.resources.status import (
-    ConditionType,
     DatasetStatus,
     GangPhase,
-    GangStatus,
-    JobStatus,
-    ModelStatus,
     ProgressStatus,
     RejectedStatus,
     ResumeFrom,
     SlotStatus,
 )
-from trireme_operator.decide import conditions, exclusion, faults, progress, restarts, retelling, room
-from trireme_operator.decide.faults import Cause, Fault
+from trireme_operator.decide import draining, exclusion, faults, progress, restarts, retelling, room
+from trireme_operator.decide.faults import Cause
 from trireme_operator.decide.model import JobEvent, seconds_since, to_time
 from trireme_operator.decide.situation import PHASES, Situation
-
-Step = tuple[JobStatus, tuple[JobEvent, ...]]
-"""A status to write because the job enters a new stage, with its events."""
+from trireme_operator.decide.stages import Step, enter, succeed
 
 
 def advance(s: Situation) -> Step | None:
@@ -40,18 +33,11 @@ def advance(s: Situation) -> Step | None:
         GangPhase.FORMING: _forming,
         GangPhase.PREPARING: _preparing,
         GangPhase.RUNNING: _running,
-        GangPhase.DRAINING: _draining,
+        GangPhase.DRAINING: draining.draining,
         GangPhase.STOPPED: _stopped,
     }
     stage = stages.get(s.gang.phase)
     return stage(s) if stage else None
-
-
-def enter(s: Situation, phase: GangPhase, status: JobStatus | None = None, **update: object) -> JobStatus:
-    """`status` with the gang in another phase."""
-    status = status or s.status
-    gang: GangStatus = status.gang.model_copy(update={"phase": phase, "phase_since": to_time(s.now), **update})
-    return status.model_copy(update={"gang": gang})
 
 
 def _active_deadline(s: Situation) -> Step | None:
@@ -163,7 +149,7 @@ def _forming(s: Situation) -> Step | None:
         return suspended
     for slot in s.slots:
         pod = s.pods.get(slot)
-        if pod is not None and pod.finished and not _leaving(s, slot) and not room.refusal_unclear(s, pod):
+        if pod is not None and pod.finished and not draining.leaving(s, slot) and not room.refusal_unclear(s, pod):
             return restarts.after_fault(s, faults.of_pod(s, pod, s.now))
         if pod is not None and room.never_started(s, slot):
             return restarts.after_fault(s, faults.not_started(s, pod))
@@ -235,7 +221,7 @@ def _preparing(s: Situation) -> Step | None:
 def _lost_before_run(s: Situation) -> Step | None:
     """An agent on its way out before ranks run: nothing to save, so the gang is formed again at once."""
     leaving = [r.slot for r in s.current_reports() if r.terminating]
-    return restarts.after_fault(s, _preemption(s)) if leaving else None
+    return restarts.after_fault(s, draining.preemption(s)) if leaving else None
 
 
 def _record(s: Situation, report: Report, proposal: ProposedResume) -> Step:
@@ -295,88 +281,21 @@ def _running(s: Situation) -> Step | None:
     """Ranks run: watch for the end, for faults and for reasons to save and stop."""
     done = progress.succeeded(s)
     if done is not None:
-        return _succeed(s, done)
+        return succeed(s, done)
     fault = faults.find(s)
     if fault is not None:
         return restarts.after_fault(s, fault)
     if s.spec.suspend:
         status = enter(s, GangPhase.DRAINING, drain_cause="Suspend")
         return status, (JobEvent("Normal", "Draining", "suspended: ranks save and exit"),)
-    leaving = [slot for slot in s.slots if _leaving(s, slot)]
+    leaving = [slot for slot in s.slots if draining.leaving(s, slot)]
     if leaving:
         status = enter(s, GangPhase.DRAINING, drain_cause=Cause.PREEMPTION.value)
         message = f"pod of slot {leaving[0]} is being ended: ranks save and exit"
         return status, (JobEvent("Normal", "Draining", message),)
     if any(r.state == AgentState.DRAINED for r in s.current_reports()):
-        return restarts.after_fault(s, _preemption(s))
+        return restarts.after_fault(s, draining.preemption(s))
     return None
-
-
-def _leaving(s: Situation, slot: int) -> bool:
-    """Whether the slot's pod was told to end, so that its end is nothing new."""
-    report, pod = s.report(slot), s.pods.get(slot)
-    return (report is not None and report.terminating) or (pod is not None and pod.deleting)
-
-
-def _preemption(s: Situation) -> Fault:
-    slot = next((slot for slot in s.slots if _leaving(s, slot)), 0)
-    return Fault(Cause.PREEMPTION, slot, s.now, "ranks saved and exited because a pod is being ended", s.node_of(slot))
-
-
-def _draining(s: Situation) -> Step | None:
-    """Ranks save; afterwards the gang is formed again, or its pods are given back."""
-    done = progress.succeeded(s)
-    if done is not None:
-        return _succeed(s, done)
-    suspending = s.gang.drain_cause == "Suspend"
-    if s.spec.suspend and not suspending:
-        return enter(s, GangPhase.DRAINING, drain_cause="Suspend"), ()
-    over = s.drain_over() or all(_drained(s, slot) for slot in s.slots)
-    saved = [slot for slot in s.slots if slot != 0 and _saved(s, slot)]
-    if suspending:
-        if not over and faults.find(s, saved) is None:
-            return None
-        return enter(s, GangPhase.STOPPED), (JobEvent("Normal", "Suspended", "pods are given back"),)
-    if over:
-        return restarts.after_fault(s, _preemption(s))
-    fault = faults.find(s, saved)
-    if fault is None:
-        return None
-    return restarts.after_fault(s, _preemption(s) if fault.cause in _PART_OF_DRAINING else fault)
-
-
-_PART_OF_DRAINING = frozenset({Cause.POD_DELETED, Cause.POD_FAILED, Cause.EVICTED, Cause.PEER_LOST})
-"""What the end of a pod that is being drained looks like from outside."""
-
-
-def _drained(s: Situation, slot: int) -> bool:
-    report, pod = s.current(slot), s.pods.get(slot)
-    if pod is None or pod.finished:
-        return True
-    return report is not None and report.state == AgentState.DRAINED and report.ranks_alive == 0
-
-
-def _saved(s: Situation, slot: int) -> bool:
-    """Whether a slot has nothing left to do for the checkpoint, so that its end is no fault while slot 0 commits."""
-    record, pod = s.records.get(slot), s.pods.get(slot)
-    if pod is not None and pod.exit_code == DRAINED_EXIT_CODE:
-        return True
-    contact = s.observed.contacts.get(record.pod_uid or "") if record else None
-    report = contact.report if contact else None
-    if report is None:  # whoever takes over does not know; slot 0 has its time to commit
-        return pod is None
-    return report.attempt == s.gang.attempt and report.state == AgentState.DRAINED and report.ranks_alive == 0
-
-
-def _succeed(s: Situation, report: Report) -> Step:
-    assert report.model is not None
-    status = s.status.model_copy(
-        update={"model": ModelStatus(**report.model.model_dump()), "completion_time": to_time(s.now), "failure": None}
-    )
-    status = enter(s, GangPhase.FINISHED, status)
-    message = f"model {report.model.uri}"
-    status = conditions.put(status, s.observed, ConditionType.SUCCEEDED, "True", "ModelExported", message)
-    return status, (retelling.job_succeeded(report.model.uri),)
 
 
 def _stopped(s: Situation) -> Step | None:
