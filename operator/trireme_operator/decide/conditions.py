@@ -173,6 +173,10 @@ def _scheduled(status: JobStatus, s: Situation | None) -> Finding:
         return "False", lacking[0], lacking[1]
     if s.observed.obstacle is not None:
         return "False", s.observed.obstacle.reason, s.observed.obstacle.message
+    held = [s.pods[slot] for slot in s.slots if slot in s.pods and s.pods[slot].gated]
+    if held:
+        gates = ", ".join(sorted({gate for pod in held for gate in pod.gated}))
+        return "False", "SchedulingGated", f"{len(held)} of {s.resolved.slots} pods are held by {gates}"
     pending = [s.pods[slot].unschedulable for slot in s.slots if slot in s.pods and s.pods[slot].unschedulable]
     message = f"{len(bound)} of {s.resolved.slots} pods are on nodes"
     return "False", "PodsPending", f"{message}; {pending[0]}" if pending else message

@@ -166,10 +166,18 @@ def _forming(s: Situation) -> Step | None:
 
 
 def _scheduling_deadline(s: Situation) -> Step | None:
-    """A gang that cannot get all its nodes gives back those it has, so that another can finish."""
+    """A gang that cannot get all its nodes gives back those it has, so that another can finish.
+
+    While a queue holds one of its pods by a gate, that is the queue's to do: the time counts from when none is held.
+    """
     unbound = [slot for slot in s.slots if slot not in s.pods or s.pods[slot].node is None]
-    if not unbound or s.gang.scheduling_since is None:
+    if not unbound:
         return None
+    gated = any(pod.gated for pod in s.pods.values())
+    if gated or s.gang.scheduling_since is None:
+        since = None if gated else to_time(s.now)
+        gang = s.gang.model_copy(update={"scheduling_since": since})
+        return (s.status.model_copy(update={"gang": gang}), ()) if gang != s.gang else None
     waited, limit = seconds_since(s.gang.scheduling_since, s.now), s.timeouts.scheduling_timeout_seconds
     if waited <= limit:
         return None

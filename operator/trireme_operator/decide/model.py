@@ -47,6 +47,7 @@ class PodView:
     waiting_reason: str = ""
     waiting_message: str = ""
     unschedulable: str = ""
+    gated: tuple[str, ...] = ()  # scheduling gates: while there is one, no scheduler looks for a node
     disruption: str = ""
     token_secret: str = ""  # name of the Secret with its agent's token
 

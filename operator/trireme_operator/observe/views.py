@@ -86,6 +86,7 @@ def pod_view(raw: JsonObject) -> PodView | None:
         waiting_reason=waiting.get("reason", ""),
         waiting_message=waiting.get("message", ""),
         unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else "",
+        gated=tuple(gate["name"] for gate in spec.get("schedulingGates") or ()),
         disruption=disruption.get("message", "") if disruption.get("status") == "True" else "",
         token_secret=_token_secret(spec),
     )

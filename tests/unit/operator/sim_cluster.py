@@ -63,6 +63,7 @@ class Cluster:
     store: Store = field(default_factory=Store)
     listeners: list[list[tuple[str, JsonObject]]] = field(default_factory=list)
     address: int = 1
+    gates: tuple[str, ...] = ()  # what a queue's webhook holds new pods with
     undying: set[str] = field(default_factory=set)  # UIDs of pods whose containers got SIGKILL and remain
 
     def __post_init__(self) -> None:
@@ -120,6 +121,8 @@ class Cluster:
             "creationTimestamp": to_time(self.now).isoformat(),
         }
         raw["status"] = {"phase": "Pending"}
+        if self.gates:
+            raw["spec"]["schedulingGates"] = [{"name": gate} for gate in self.gates]
         self.pods[name] = raw
         self.announce("ADDED", raw)
         return raw
@@ -152,6 +155,12 @@ class Cluster:
         self.pods[name] = pod
         self.announce("MODIFIED", pod)
 
+    def open_gates(self) -> None:
+        """The queue lets its pods go, and holds no others."""
+        self.gates = ()
+        for name in self.pods:
+            self.change_pod(name, spec={"schedulingGates": []})
+
     # -- what runs by itself
 
     def tick(self, seconds: float = 1.0) -> None:
@@ -182,6 +191,8 @@ class Cluster:
     def _schedule(self) -> None:
         for name, pod in list(self.pods.items()):
             if pod["spec"].get("nodeName") or pod["metadata"].get("deletionTimestamp"):
+                continue
+            if pod["spec"].get("schedulingGates"):
                 continue
             used = {p["spec"].get("nodeName") for p in self.pods.values()}
             excluded = set(excluded_of(pod))

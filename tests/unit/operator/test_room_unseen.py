@@ -47,6 +47,27 @@ def test_a_job_with_a_priority_a_scheduler_or_a_queue_shows_its_pods_at_once(wor
     story.until(lambda: len(story.cluster.pods) == 2, 5)
 
 
+def test_pods_that_a_queue_holds_are_not_given_back_until_it_has_let_them_go() -> None:
+    story = Story(nodes=("n1", "n2"))
+    story.cluster.gates = ("kueue.x-k8s.io/admission",)
+    story.until(lambda: len(story.cluster.pods) == 2, 5)
+    pods = [story.pod_uid(slot) for slot in (0, 1)]
+    story.run(100)
+    scheduled = story.condition(ConditionType.SCHEDULED)
+    assert (scheduled.reason, scheduled.message) == (
+        "SchedulingGated",
+        "2 of 2 pods are held by kueue.x-k8s.io/admission",
+    )
+    for node in story.cluster.nodes.values():
+        node.cut = True
+    story.run(10)
+    story.cluster.open_gates()
+    story.run(35)
+    assert [story.pod_uid(slot) for slot in (0, 1)] == pods
+    assert "SchedulingTimeout" not in story.reasons()
+    story.until(lambda: "SchedulingTimeout" in story.reasons(), 10)
+
+
 def test_the_default_scheduler_by_name_changes_nothing() -> None:
     story = Story(nodes=("n1",), workers={**SPEC["workers"], "schedulerName": "default-scheduler"})
     story.run(10)

@@ -85,6 +85,13 @@ def test_what_holds_up_an_init_container_is_why_the_pod_waits() -> None:
     assert (view.waiting_reason, view.waiting_message) == ("ImagePullBackOff", "no such image")
 
 
+def test_the_gates_that_hold_a_pod_are_read() -> None:
+    raw = {**status(), "spec": {"schedulingGates": [{"name": "kueue.x-k8s.io/admission"}]}}
+    view = pod_view(raw)
+    assert view is not None
+    assert view.gated == ("kueue.x-k8s.io/admission",)
+
+
 def test_a_sidecars_trouble_is_not_the_running_trainers() -> None:
     sidecar = state("proxy", waiting={"reason": "CrashLoopBackOff"})
     view = pod_view(status(containerStatuses=[sidecar, state("trainer", running={})]))
