@@ -11,6 +11,7 @@ import yaml
 from . import errors, rbac
 from .admission import SYSTEM_NAMESPACES
 from .auth import User
+from .builtins.crds import CLEANUP_FINALIZER, CrdStrategy
 from .operations import DeleteOptions, Operations, WriteOptions
 from .registry import CRD_KEY
 from .resource import Resource
@@ -42,6 +43,9 @@ def ensure_system_objects(operations: Operations) -> None:
         body = {"metadata": {"name": name}, "value": value, "description": "Used for system critical pods."}
         _ensure(operations, "scheduling.k8s.io", "priorityclasses", "", body)
 
+    for entry in operations.store.list(CRD_KEY):
+        if "conditions" not in entry.obj["status"]:
+            _establish(operations, entry.obj)
     for role in yaml.safe_load(files.files(__package__).joinpath("roles.yaml").read_text()):
         _ensure_role(operations, role)
 
@@ -84,6 +88,9 @@ def install_hooks(operations: Operations) -> None:
                 assert old is not None
                 operations.registry.crd_removed(old["metadata"]["name"])
                 return
+            if "conditions" not in new["status"]:
+                _establish(operations, new)
+                return
             operations.registry.crd_changed(new)
             if old is not None and old["spec"] != new["spec"]:
                 read_by_schema(operations, new)
@@ -103,6 +110,14 @@ def install_hooks(operations: Operations) -> None:
             _aggregate_roles(operations, resource)
 
     operations.hooks += [follow_crds, follow_namespaces, follow_roles]
+
+
+def _establish(operations: Operations, crd: Obj) -> None:
+    """Accept the names of a new CRD and serve its kind."""
+    resource = operations.registry.find("apiextensions.k8s.io", "v1", "customresourcedefinitions")
+    assert resource is not None
+    new = CrdStrategy.established(crd)
+    operations.replace(resource, "", crd["metadata"]["name"], new, system_options(), "status")
 
 
 def _aggregate_roles(operations: Operations, resource: Resource) -> None:
@@ -148,8 +163,6 @@ def _finish_crd(operations: Operations, name: str) -> None:
         return
     spec = entry.obj["spec"]
     if operations.store.count(f"{spec['group']}/{spec['names']['plural']}") == 0:
-        from .builtins.crds import CLEANUP_FINALIZER
-
         meta = entry.obj["metadata"]
         kept = [item for item in meta.get("finalizers", ()) if item != CLEANUP_FINALIZER]
         new = {**entry.obj, "metadata": {**meta, "finalizers": kept}}

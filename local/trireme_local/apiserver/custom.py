@@ -10,10 +10,19 @@ from . import definitions, structural
 from .cel import Rules
 from .decode import Decoder
 from .definitions import Schema
-from .errors import Cause
+from .errors import Cause, invalid_value
 from .resource import STATUS_VERBS, Column, Resource, Strategy, Subresource
 from .store import Obj
 from .tables import AGE, NAME, custom_cell, object_age
+
+# Rules are not tried on an object with such an error. Source: hasBlockingErr of apiextensions-apiserver.
+_BLOCKING = {f"FieldValue{what}" for what in ("NotSupported", "Required", "TooLong", "TooMany", "TypeInvalid")}
+_NOT_CHECKED = invalid_value(
+    "<nil>",
+    "null",
+    "some validation rules were not checked because the object was invalid; "
+    "correct the existing errors to complete validation",
+)
 
 
 class CustomStrategy(Strategy):
@@ -108,9 +117,13 @@ class CustomStrategy(Strategy):
         found = structural.validate(self._validator, body)
         return found + structural.validate_list_types(self._body, body, "")
 
+    def _with_rules(self, found: list[Cause], new: Obj, old: Obj | None) -> list[Cause]:
+        if any(cause.reason in _BLOCKING for cause in found):
+            return [*found, _NOT_CHECKED]
+        return found + self._rules.evaluate(new, old)
+
     def validate(self, obj: Obj) -> list[Cause]:
-        # As a real server does, CEL only runs on what is structurally valid.
-        return self._structure(obj) or self._rules.evaluate(obj, None)
+        return self._with_rules(self._structure(obj), obj, None)
 
     def validate_update(self, new: Obj, old: Obj) -> list[Cause]:
         found = self._structure(new)
@@ -118,7 +131,7 @@ class CustomStrategy(Strategy):
             # Ratcheting: what was already wrong and did not change does not stop an update.
             before = set(self._structure(old))
             found = [cause for cause in found if cause not in before]
-        return found or self._rules.evaluate(new, old)
+        return self._with_rules(found, new, old)
 
     def validate_status_update(self, new: Obj, old: Obj) -> list[Cause]:
         return self.validate_update(new, old)

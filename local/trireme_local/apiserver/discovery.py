@@ -56,8 +56,9 @@ def resource_list(registry: Registry, group: str, version: str) -> Obj:
             )
     if not found:
         raise errors.path_not_found()
-    name = f"{group}/{version}" if group else version
-    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": found}
+    # As on a real server, the list of the core group alone does not say its own version.
+    head = {"apiVersion": "v1", "groupVersion": f"{group}/{version}"} if group else {"groupVersion": version}
+    return {"kind": "APIResourceList", **head, "resources": found}
 
 
 def _group(name: str, versions: list[str]) -> Obj:
@@ -86,9 +87,11 @@ def api_versions(host: str) -> Obj:
 
 
 def _aggregated_resource(resource: Resource) -> Obj:
+    # Built-in kinds leave out the group and version that the list is about, custom ones repeat it.
+    own = (resource.group, resource.version) if resource.custom else ("", "")
     shown: Obj = {
         "resource": resource.plural,
-        "responseKind": _response_kind(resource.kind, resource.group, resource.version),
+        "responseKind": _response_kind(resource.kind, *own),
         "scope": "Namespaced" if resource.namespaced else "Cluster",
         "singularResource": resource.singular,
         "verbs": sorted(resource.verbs),
@@ -101,7 +104,7 @@ def _aggregated_resource(resource: Resource) -> Obj:
         shown["subresources"] = [
             {
                 "subresource": name,
-                "responseKind": _response_kind(sub.kind, sub.group or resource.group, sub.version or resource.version),
+                "responseKind": _response_kind(sub.kind, *((sub.group, sub.version) if sub.version else own)),
                 "verbs": sorted(sub.verbs),
             }
             for name, sub in sorted(resource.subresources.items())
@@ -116,7 +119,7 @@ def _aggregated_version(registry: Registry, group_name: str, version: str) -> Ob
             found.append(
                 {
                     "resource": plural,
-                    "responseKind": _response_kind(kind, group_name, version),
+                    "responseKind": _response_kind(kind, "", ""),
                     "scope": "Namespaced" if namespaced else "Cluster",
                     "singularResource": kind.lower(),
                     "verbs": ["create"],

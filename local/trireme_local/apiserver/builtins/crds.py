@@ -32,17 +32,21 @@ class CrdStrategy(WithStatus):
     def prepare_create(self, obj: Obj) -> None:
         spec = obj["spec"]
         stored = [version["name"] for version in spec.get("versions", ()) if version.get("storage")]
-        obj["status"] = {
-            "conditions": [
-                _condition("NamesAccepted", "NoConflicts", "no conflicts found"),
-                _condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),
-            ],
-            "acceptedNames": spec.get("names", {}),
-            "storedVersions": stored,
-        }
+        # The names are accepted, and the kind is served, after the answer to this request.
+        obj["status"] = {"acceptedNames": {"kind": "", "plural": ""}, "storedVersions": stored}
         finalizers = obj["metadata"].setdefault("finalizers", [])
         if CLEANUP_FINALIZER not in finalizers:
             finalizers.append(CLEANUP_FINALIZER)
+
+    @staticmethod
+    def established(crd: Obj) -> Obj:
+        """The CRD with the status that it has once it is served."""
+        conditions = [
+            _condition("NamesAccepted", "NoConflicts", "no conflicts found"),
+            _condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),
+        ]
+        status = {**crd["status"], "conditions": conditions, "acceptedNames": crd["spec"].get("names", {})}
+        return {**crd, "status": status}
 
     def prepare_update(self, new: Obj, old: Obj) -> None:
         super().prepare_update(new, old)
