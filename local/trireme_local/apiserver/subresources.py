@@ -101,8 +101,7 @@ def node_url(node: Obj) -> str:
         raise errors.ApiError(
             500, "InternalError", f"no preferred addresses found for node {name}; known addresses: {addresses}"
         )
-    scheme = node["metadata"].get("annotations", {}).get("trireme.dev/kubelet-scheme", "http")
-    return f"{scheme}://{address}:{port}"
+    return f"https://{address}:{port}"
 
 
 def _bind(server: ApiServer, info: RequestInfo, resource: Resource, body: Any, options: Any) -> web.Response:

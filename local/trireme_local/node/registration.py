@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 LEASE_NAMESPACE = "kube-node-lease"
 VERSION = "v1.36.0-trireme-local"
 DEFAULT_PODS = "110"
-# Read by the local API server only; a real one always speaks https to kubelets.
-ANNOTATIONS = {"trireme.dev/kubelet-scheme": "https"}
 # A heartbeat that fails this long means that open connections may be dead without saying so.
 RECONNECT_AFTER_SECONDS = 5.0
 
@@ -105,7 +103,7 @@ class Registration:
         body = {
             "apiVersion": "v1",
             "kind": "Node",
-            "metadata": {"name": self._name, "labels": self._labels, "annotations": ANNOTATIONS},
+            "metadata": {"name": self._name, "labels": self._labels},
             "spec": spec,
         }
         try:
@@ -113,7 +111,7 @@ class Registration:
         except ApiException as error:
             if not is_status(error, 409):
                 raise
-            metadata = {"metadata": {"labels": self._labels, "annotations": ANNOTATIONS}}
+            metadata = {"metadata": {"labels": self._labels}}
             self.node_object = await self._client.patch(NODES, None, self._name, metadata)
         for condition in (self.node_object.get("status") or {}).get("conditions") or []:
             self._transitions[condition["type"]] = (condition["status"], condition.get("lastTransitionTime", ""))
