@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from trireme_local import control_plane
+from trireme_local.apiserver.admission import SYSTEM_NAMESPACES
 from trireme_local.control_plane import RealControlPlane
 
 START_TIMEOUT_SECONDS = 60.0
@@ -153,12 +154,25 @@ def _free_port() -> int:
 
 @dataclass
 class RealApiServerProcess(ApiServerProcess):
-    """A real kube-apiserver with its own etcd."""
+    """A real kube-apiserver with its own etcd, without the controllers that fill namespaces."""
 
     etcd: subprocess.Popen[bytes] | None = None
 
+    def request(self, method: str, path: str, body: Any = None, **how: Any) -> Answer:
+        answer = super().request(method, path, body, **how)
+        if (method, path.partition("?")[0], answer.status) == ("POST", "/api/v1/namespaces", 201):
+            self.fill(answer.body["metadata"]["name"])
+        return answer
+
+    def fill(self, namespace: str) -> None:
+        """Make the namespace's default service account, without which no pod is admitted."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts"
+        answer = self.request("POST", path, {"metadata": {"name": "default"}})
+        assert answer.status in (201, 409), answer.raw
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        super().stop(how)
+        # It waits up to a minute for requests that are open.
+        super().stop(signal.SIGKILL)
         if self.etcd is not None and self.etcd.poll() is None:
             self.etcd.kill()
             self.etcd.wait(timeout=10)
@@ -175,8 +189,6 @@ def start_real_apiserver(folder: Path) -> RealApiServerProcess:
         grace_seconds=8.0,
         etcd_port=_free_port(),
         etcd_peer_port=_free_port(),
-        # No controller makes service accounts here.
-        disabled_admission=("ServiceAccount",),
     )
     plane.prepare()
     log_path = plane.data / "log"
@@ -187,7 +199,11 @@ def start_real_apiserver(folder: Path) -> RealApiServerProcess:
     server = RealApiServerProcess(plane.data, process, plane.port, etcd=etcd)
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.poll() is None:
-        if server.ready() and server.request("GET", "/api/v1/namespaces/default").status == 200:
+        if server.ready() and all(
+            server.request("GET", f"/api/v1/namespaces/{name}").status == 200 for name in SYSTEM_NAMESPACES
+        ):
+            for name in SYSTEM_NAMESPACES:
+                server.fill(name)
             return server
         time.sleep(0.3)
     server.stop(signal.SIGKILL)
