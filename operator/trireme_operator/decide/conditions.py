@@ -11,7 +11,7 @@ from trireme.resources.status import (
     JobState,
     JobStatus,
 )
-from trireme_operator.decide import room
+from trireme_operator.decide import progress, room
 from trireme_operator.decide.model import Observed, to_time
 from trireme_operator.decide.situation import Situation
 
@@ -240,6 +240,6 @@ def _checkpoint(status: JobStatus, observed: Observed) -> Finding:
 
 def _suspended(status: JobStatus, observed: Observed) -> Finding:
     if status.gang.phase == GangPhase.STOPPED:
-        left = len(observed.pods)
-        return ("True", "Suspended", "") if left == 0 else ("False", "Suspending", f"{left} pods are left")
+        left, lost = len(observed.pods), progress.unsaved(status) or ""
+        return ("True", "Suspended", lost) if left == 0 else ("False", "Suspending", f"{left} pods are left")
     return "False", "NotSuspended", ""

@@ -22,6 +22,18 @@ def preemption(s: Situation) -> Fault:
     return Fault(Cause.PREEMPTION, slot, s.now, "ranks saved and exited because a pod is being ended", s.node_of(slot))
 
 
+def preempted(s: Situation) -> Step:
+    """The next attempt after ranks were asked to save because a pod is being ended."""
+    status, events = restarts.after_fault(s, preemption(s))
+    return status, (*_loss(s, "PreemptedUnsaved"), *events)
+
+
+def _loss(s: Situation, reason: str) -> tuple[JobEvent, ...]:
+    """A warning when ranks that were asked to save did not bring it to the store in their time."""
+    lost = progress.unsaved(s.status)
+    return () if lost is None else (JobEvent("Warning", reason, lost),)
+
+
 def draining(s: Situation) -> Step | None:
     """Ranks save; afterwards the gang is formed again, or its pods are given back."""
     done = progress.succeeded(s)
@@ -35,13 +47,14 @@ def draining(s: Situation) -> Step | None:
     if suspending:
         if not over and faults.find(s, saved) is None:
             return None
-        return enter(s, GangPhase.STOPPED), (JobEvent("Normal", "Suspended", "pods are given back"),)
+        event = JobEvent("Normal", "Suspended", "pods are given back")
+        return enter(s, GangPhase.STOPPED), (*_loss(s, "SuspendedUnsaved"), event)
     if over:
-        return restarts.after_fault(s, preemption(s))
+        return preempted(s)
     fault = faults.find(s, saved)
     if fault is None:
         return None
-    return restarts.after_fault(s, preemption(s) if fault.cause in _PART_OF_DRAINING else fault)
+    return preempted(s) if fault.cause in _PART_OF_DRAINING else restarts.after_fault(s, fault)
 
 
 _PART_OF_DRAINING = frozenset({Cause.POD_DELETED, Cause.POD_FAILED, Cause.EVICTED, Cause.PEER_LOST})

@@ -302,7 +302,7 @@ def _running(s: Situation) -> Step | None:
         message = f"pod of slot {leaving[0]} is being ended: ranks save and exit"
         return status, (JobEvent("Normal", "Draining", message),)
     if any(r.state == AgentState.DRAINED for r in s.current_reports()):
-        return restarts.after_fault(s, draining.preemption(s))
+        return draining.preempted(s)
     return None
 
 

@@ -149,6 +149,15 @@ def checkpoint_events(old: CheckpointStatus, new: CheckpointStatus) -> tuple[Job
     return tuple(events)
 
 
+def unsaved(status: JobStatus) -> str | None:
+    """What of the training is in no checkpoint that is known of, for people; None when nothing is."""
+    reached, saved = status.progress.step if status.progress else 0, status.checkpoint.step
+    if reached <= (saved or 0):
+        return None
+    newest = "no checkpoint is known" if saved is None else f"the newest checkpoint known is of step {saved}"
+    return f"step {reached} was reached, {newest}"
+
+
 def succeeded(s: Situation) -> Report | None:
     """Slot 0's report when the job has reached its end and the model is exported."""
     report = s.current(0)

@@ -1,6 +1,5 @@
 """What the operator does about each kind of fault, told in the simulated cluster."""
 
-from gang_machine import SPEC
 from sim_agents import TOTAL_STEPS
 from sim_scenario import Story
 
@@ -98,52 +97,6 @@ def test_a_rank_that_raises_restarts_in_place_and_is_the_culprit() -> None:
     assert story.status.restarts.application == 1
 
 
-def test_the_same_exception_at_the_same_step_twice_ends_the_job() -> None:
-    story = Story()
-    story.cluster.gang.deterministic_failure_at = 10
-    story.until_ended()
-    failed = story.condition(ConditionType.FAILED)
-    assert (failed.status, failed.reason) == ("True", "DeterministicFailure")
-    assert story.status.restarts.total == 1
-    assert story.status.failure is not None
-    assert story.status.failure.exception == "ValueError"
-
-
-def test_a_collective_library_that_refuses_every_slot_at_the_start_is_no_lost_peer() -> None:
-    story = Story()
-    for attempt in (1, 2):
-        story.until_running(attempt)
-        story.until(lambda: all(story.agent(slot).ranks_of for slot in (0, 1)))
-        for slot in (0, 1):
-            story.agent(slot).fail(FailureKind.VICTIM, "DistBackendError", "NCCL error: no socket interface", step=0)
-        story.run(3)
-    story.until_ended()
-    assert story.condition(ConditionType.FAILED).reason == "DeterministicFailure"
-    assert story.causes() == {"Exception": 1}
-
-
-def test_a_connection_lost_at_the_start_is_a_lost_peer() -> None:
-    story = Story()
-    story.until_running(1)
-    story.until(lambda: all(story.agent(slot).ranks_of for slot in (0, 1)))
-    for slot in (0, 1):
-        story.agent(slot).fail(FailureKind.VICTIM, "DistBackendError", "Connection reset by peer", step=0)
-    story.until_running(2)
-    assert story.causes() == {"PeerLost": 1}
-
-
-def test_the_same_crash_at_the_same_step_twice_ends_the_job() -> None:
-    story = Story()
-    for attempt in (1, 2):
-        story.until_running(attempt)
-        story.until(lambda: story.agent(1).ranks_of)
-        story.agent(1).fail(FailureKind.CRASHED, None, "crashed with SIGSEGV", step=9)
-        story.run(3)
-    story.until_ended()
-    assert story.condition(ConditionType.FAILED).reason == "DeterministicFailure"
-    assert story.causes() == {"RankCrashed": 1}
-
-
 def test_a_broken_device_blames_its_node() -> None:
     story = Story()
     story.until_step(8)
@@ -152,42 +105,6 @@ def test_a_broken_device_blames_its_node() -> None:
     story.until_running(2)
     assert (story.causes(), story.status.restarts.infrastructure) == ({"DeviceFault": 1}, 1)
     assert [(r.node, r.failures) for r in story.status.gang.node_records] == [(node, 1)]
-
-
-def fail_restore(story: Story, attempt: int, exception: str | None, message: str) -> None:
-    story.until_running(attempt)
-    story.until(lambda: story.agent(1).ranks_of)
-    story.agent(1).fail(FailureKind.RESTORE, exception, message, step=0)
-    story.run(3)
-
-
-def test_the_same_failure_to_restore_twice_ends_the_job() -> None:
-    story = Story()
-    for attempt, size in ((1, 32), (2, 64)):
-        fail_restore(story, attempt, "RestoreFailed", f"tensor w is stored as ({size}, 32)")
-    story.until_ended()
-    assert story.condition(ConditionType.FAILED).reason == "DeterministicFailure"
-    assert story.status.restarts.infrastructure == 1
-
-
-def test_a_store_that_is_away_while_inputs_are_fetched_never_ends_the_job() -> None:
-    story = Story()
-    for attempt in (1, 2, 3):
-        fail_restore(story, attempt, None, "StoreUnavailable: no answer")
-    story.until_ended()
-    assert story.status.state == JobState.SUCCEEDED
-    assert story.causes() == {"RestoreFailed": 3}
-
-
-def test_failing_to_restore_another_checkpoint_is_another_failure() -> None:
-    story = Story()
-    fail_restore(story, 1, "RestoreFailed", "another rank found a file that does not verify")
-    story.until_running(2)
-    story.until_step(8)
-    story.agent(1).fail(FailureKind.KILLED)
-    fail_restore(story, 3, "RestoreFailed", "another rank found a file that does not verify")
-    story.until_ended()
-    assert story.status.state == JobState.SUCCEEDED
 
 
 def test_a_failed_disk_is_charged_to_infrastructure_and_blames_its_node() -> None:
@@ -199,17 +116,6 @@ def test_a_failed_disk_is_charged_to_infrastructure_and_blames_its_node() -> Non
     assert story.causes() == {"LocalDiskFailed": 1}
     assert (story.status.restarts.infrastructure, story.status.restarts.application) == (1, 0)
     assert [(r.node, r.failures) for r in story.status.gang.node_records] == [(node, 1)]
-
-
-def test_the_same_exception_counts_as_the_same_only_in_attempts_that_follow_each_other() -> None:
-    story = Story(faultTolerance={**SPEC["faultTolerance"], "budgets": {"application": 9}})
-    for attempt, kind in enumerate((FailureKind.EXCEPTION, FailureKind.KILLED, FailureKind.EXCEPTION), start=1):
-        story.until_running(attempt)
-        story.until(lambda: story.agent(1).ranks_of)
-        story.agent(1).fail(kind, "ConnectionError", "no route", step=0)
-        story.run(3)
-    story.until_running(4)
-    assert story.causes() == {"Exception": 2, "RankKilled": 1}
 
 
 def test_a_nan_loss_ends_the_job_at_once() -> None:
@@ -244,48 +150,6 @@ def test_a_hanging_rank_is_restarted() -> None:
     assert story.status.state == JobState.SUCCEEDED
 
 
-def test_a_drained_pod_saves_first_and_is_charged_to_nobody() -> None:
-    story = Story()
-    story.until_step(8)
-    story.cluster.delete_pod("j-1", None, None, None)
-    story.until_running(2)
-    assert story.causes() == {"Preemption": 1}
-    restarts = story.status.restarts
-    assert (restarts.application, restarts.infrastructure, restarts.out_of_memory, restarts.hang) == (0, 0, 0, 0)
-    assert (restarts.total, restarts.fruitless) == (0, 0), "it is no fault"
-    resume, record = story.status.gang.resume_from, restarts.history[-1]
-    assert resume is not None
-    assert resume.step >= record.step, "no step was lost"
-
-
-def test_a_gang_that_was_drained_whole_and_finds_no_nodes_lacks_a_replacement() -> None:
-    story = Story(nodes=("n1", "n2"))
-    story.until_step(8)
-    for node in story.cluster.nodes.values():
-        node.starts = False
-    for name in ("j-0", "j-1"):
-        story.cluster.delete_pod(name, None, None, None)
-    story.until(lambda: story.status.gang.attempt == 2)
-    for node in story.cluster.nodes.values():
-        node.kubelet = False
-    story.until(lambda: story.condition(ConditionType.SCHEDULED).reason == "NoReplacementNode")
-    assert story.status.restarts.total == 0
-
-
-def test_a_drained_pod_that_ends_first_leaves_slot_0_time_to_commit() -> None:
-    story = Story()
-    story.until_step(8)
-    story.cluster.gang.upload_seconds = 6.0
-    saved = story.cluster.gang.progress.step
-    story.cluster.delete_pod("j-1", None, None, None)
-    story.until_running(2)
-    assert story.causes() == {"Preemption": 1}
-    assert story.status.restarts.application == 0
-    resume = story.status.gang.resume_from
-    assert resume is not None
-    assert resume.step >= saved
-
-
 def test_a_status_set_back_to_a_backup_is_overtaken_and_not_stuck() -> None:
     story = Story()
     story.until_step(5)
@@ -297,27 +161,6 @@ def test_a_status_set_back_to_a_backup_is_overtaken_and_not_stuck() -> None:
     story.cluster.edit_job()
     story.until_running(3)
     assert story.status.gang.cause == "StatusLost"
-    story.until_ended()
-    assert story.status.state == JobState.SUCCEEDED
-
-
-def test_suspend_saves_gives_the_pods_back_and_goes_on_later() -> None:
-    story = Story()
-    story.until_step(8)
-    story.cluster.edit_job(suspend=True)
-    story.until(lambda: story.condition(ConditionType.SUSPENDED).status == "True")
-    assert story.cluster.pods == {}
-    assert story.status.state == JobState.SUSPENDED
-    saved = story.status.checkpoint.step
-    assert saved is not None
-    assert saved >= 8
-    story.run(20)
-    story.cluster.edit_job(suspend=False)
-    story.until_running(2)
-    assert story.status.gang.resume_from is not None
-    assert story.status.gang.resume_from.step == saved
-    assert story.status.restarts.total == 0
-    assert story.status.time.seconds.suspended >= 20
     story.until_ended()
     assert story.status.state == JobState.SUCCEEDED
 
