@@ -24,7 +24,6 @@ class Fault:
     node: str
     step: int
     attempt: int
-    committed_step: int
 
 
 @dataclass
@@ -51,13 +50,11 @@ class Timeline:
 
     def recover_seconds(self) -> float | None:
         """Fault -> the first step completed by the next attempt."""
-        resumed = self.resume_step()
-        return self._after_fault(
-            lambda s, f: s.report_attempt > f.attempt and s.step > (resumed if resumed is not None else 0)
-        )
+        resumed = self._resumed or 0
+        return self._after_fault(lambda s, f: s.report_attempt > f.attempt and s.step > resumed)
 
     def resume_step(self) -> int | None:
-        """The step that the attempt after the fault resumed from, as the status recorded it."""
+        """The step that the attempt after the fault resumed from, by the job's status; None where there was none."""
         return self._resumed
 
     _resumed: int | None = None
@@ -67,13 +64,13 @@ class Timeline:
 
     def lost_steps(self) -> int | None:
         """Steps completed before the fault that had to be computed again."""
-        if self.fault is None or self._resumed is None:
+        if self.fault is None:
             return None
         # Samples without a report belong to no attempt: the last ones show the finished run's step.
         killed_in = self.fault.attempt
         seen = (s.step for s in self.samples if 0 < s.report_attempt <= killed_in)
         highest = max(seen, default=self.fault.step)
-        return highest - self._resumed
+        return highest - (self._resumed or 0)
 
     def _after_fault(self, happened: Any) -> float | None:
         if self.fault is None:

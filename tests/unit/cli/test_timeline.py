@@ -10,7 +10,7 @@ def lived_through_a_fault() -> Timeline:
     timeline = Timeline()
     for second, step in enumerate([1, 2, 3, 4, 5]):
         timeline.add(Sample(float(second), "Running", 1, step, 5.0 - step / 10, 1))
-    timeline.fault = Fault(5.0, "node-2", 5, 1, 3)
+    timeline.fault = Fault(5.0, "node-2", 5, 1)
     timeline.add(Sample(6.0, "Running", 1, 6, 4.4, 1))
     timeline.add(Sample(9.0, "Restarting", 2, 6, None, 0))
     timeline.record_resume(3)
@@ -29,6 +29,15 @@ def test_recovery_ends_with_the_first_step_completed_after_the_resume_point() ->
 
 def test_lost_steps_count_from_the_highest_completed_step_to_the_resume_point() -> None:
     assert lived_through_a_fault().lost_steps() == 3
+
+
+def test_all_steps_are_lost_where_no_checkpoint_was_there_to_resume_from() -> None:
+    timeline = Timeline()
+    timeline.add(Sample(0.0, "Running", 1, 70, 5.0, 1))
+    timeline.fault = Fault(1.0, "node-2", 70, 1)
+    timeline.add(Sample(5.0, "Running", 2, 1, 6.0, 2))
+    assert timeline.lost_steps() == 70
+    assert timeline.recover_seconds() == 4.0
 
 
 def test_samples_without_a_report_are_of_no_attempt() -> None:
