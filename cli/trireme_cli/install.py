@@ -107,6 +107,9 @@ def start_operator(cluster: Cluster, directory: Path, *, http_port: int = 0) -> 
         process.wait(1.0)  # a wrong flag or an unreadable key shows at once
     except subprocess.TimeoutExpired:
         return started
+    except BaseException:
+        stop_operator(started)  # nobody else knows of it yet
+        raise
     raise ClusterError(0, f"the operator exited with code {process.returncode}; see {log}")
 
 

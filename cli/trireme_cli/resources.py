@@ -34,7 +34,7 @@ def read_manifests(source: str) -> list[dict[str, Any]]:
     if not path.exists():
         raise typer.BadParameter(f"{source} does not exist")
     files = sorted([*path.glob("*.yaml"), *path.glob("*.yml")]) if path.is_dir() else [path]
-    manifests = []
+    manifests: list[dict[str, Any]] = []
     for file in files:
         try:
             text = file.read_text()

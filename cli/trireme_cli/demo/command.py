@@ -3,20 +3,20 @@
 import json
 import random
 import signal
-import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from trireme_cli import install
-from trireme_cli.cluster import Cluster
+from trireme_cli.demo.installation import Installation
 from trireme_cli.demo.plot import plot_losses
 from trireme_cli.demo.report import build_report, print_seconds
 from trireme_cli.demo.watch import DemoFailed, Watcher
 from trireme_cli.resources import read_manifests
+
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def demo(
@@ -29,30 +29,31 @@ def demo(
     nodes: Annotated[int, typer.Option(help="Worker nodes; one more than the job needs.")] = 3,
     fault: Annotated[bool, typer.Option(help="Kill a node in mid-run.")] = True,
     keep: Annotated[bool, typer.Option(help="Leave cluster and operator running afterwards.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Only end what a demo left running.")] = False,
     seed: Annotated[int | None, typer.Option(help="Of the random fault.")] = None,
     timeout_seconds: Annotated[float, typer.Option("--timeout")] = 900,
 ) -> None:
     """Train a model on this computer, kill a node in mid-run, and watch the job finish anyway."""
-    # A demo that is told to end must take its cluster down as one that ends by itself does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    console = Console()
+    installation = Installation(directory)
+    if stop:
+        installation.take_down()
+        return
+    documents = read_manifests(str(manifest))
+    if len(documents) != 1:
+        raise typer.BadParameter(f"{manifest} has {len(documents)} documents; the demo runs one job")
     directory.mkdir(parents=True, exist_ok=True)
-    home = directory / "cluster"
-    trireme = [sys.executable, "-m", "trireme_cli"]
-    subprocess.run([*trireme, "local", "down", "--dir", str(home)], check=False, capture_output=True)
-    console.print(f"[bold]1.[/] Starting a Kubernetes with {nodes} nodes and an S3 server in {home}")
-    started = subprocess.run([*trireme, "local", "up", "--nodes", str(nodes), "--dir", str(home)], check=False)
-    if started.returncode != 0:
-        raise typer.Exit(started.returncode)
-    operator = None
+    console = Console()
+    installation.take_down()
+    _end_by_signals()
     try:
-        cluster = Cluster(home / "kubeconfig")
+        console.print(f"[bold]1.[/] Starting a Kubernetes with {nodes} nodes and an S3 server in {installation.home}")
+        cluster = installation.start_cluster(nodes)
         console.print("[bold]2.[/] Installing CRDs and RBAC, starting the operator")
-        install.install_into(cluster)
-        operator = install.start_operator(cluster, directory / "operator")
-        console.print(f"[bold]3.[/] kubectl --kubeconfig {home / 'kubeconfig'} apply -f {manifest}")
-        (job,) = [cluster.apply(document, "default") for document in read_manifests(str(manifest))]
-        watcher = Watcher(cluster, job["metadata"]["name"], home, console, random.Random(seed), fault=fault)
+        installation.start_operator(cluster)
+        console.print(f"[bold]3.[/] kubectl --kubeconfig {cluster.kubeconfig} apply -f {manifest}")
+        job = cluster.apply(documents[0], "default")
+        name = job["metadata"]["name"]
+        watcher = Watcher(cluster, name, installation.home, console, random.Random(seed), fault=fault)
         finished = watcher.run(timeout_seconds)
         report = build_report(finished, watcher.timeline)
         (directory / "report.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -61,12 +62,19 @@ def demo(
         console.print(f"Wrote {directory / 'report.json'} and {directory / 'loss.png'}")
     except DemoFailed as error:
         console.print(f"[red]{error}[/]")
-        console.print(f"Logs: {directory / 'operator'} and {home}")
+        console.print(f"Logs: {installation.logs} and {installation.home}")
         raise typer.Exit(1) from error
     finally:
         if keep:
-            console.print(f"Still running; export KUBECONFIG={home / 'kubeconfig'}")
+            console.print(f"Still running; export KUBECONFIG={installation.home / 'kubeconfig'}")
+            console.print(f"To end it: trireme demo --stop --dir {directory}")
         else:
-            if operator is not None:
-                install.stop_operator(operator)
-            subprocess.run([*trireme, "local", "down", "--dir", str(home)], check=False, capture_output=True)
+            _end_by_signals(signal.SIG_IGN)  # a second Ctrl-C must not stop the taking down
+            installation.take_down()
+
+
+def _end_by_signals(handler: Any = lambda number, _: sys.exit(128 + number)) -> None:
+    """A demo that is told to end, or loses its terminal, takes its cluster down as one that ends by itself does."""
+    for number in ENDINGS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
+            signal.signal(number, handler)
