@@ -141,9 +141,26 @@ def _signature(s: Situation, fault: Fault) -> str | None:
     if fault.failure.signal is not None:
         ended = f"signal {fault.failure.signal}"
     what = fault.failure.exception or ended
-    # Addresses, ports and times in a message do not make another failure of it.
-    message = re.sub(r"0x[0-9a-fA-F]+|[0-9]+", "#", fault.failure.message)
-    return f"{what} at {where}: {message}"[:4096]
+    return f"{what} at {where}: {_VARYING.sub('#', fault.failure.message)}"[:4096]
+
+
+_VARYING = re.compile(r"\S*/\S*|[\w-]*\d[\w-]*")
+"""Paths, and words with digits (addresses, ports, times, ids): they do not make another failure of it."""
+_AT_STEP = re.compile(r" at step (\d+): ")
+
+
+def _last_failure(s: Situation, fault: Fault, step: int | None) -> str | None:
+    """What the next failure is compared with, after an attempt that completed `step`, or none.
+
+    What is not the application's doing says nothing about the failure before it, unless it came after the place where
+    that one would have come again. One without a step, at the start, would have come before the first.
+    """
+    own, last = _signature(s, fault), s.status.restarts.last_exception
+    if own is not None or last is None or fault.budget not in (None, Budget.INFRASTRUCTURE):
+        return own
+    match = _AT_STEP.search(last)
+    passed = step is not None and step >= (int(match[1]) if match else 0)
+    return None if passed else last
 
 
 def spent(restarts: RestartsStatus, budget: Budget) -> int:
@@ -199,8 +216,8 @@ def charge(s: Situation, fault: Fault) -> RestartsStatus:
         "by_cause": [CauseCount(cause=cause, count=n) for cause, n in sorted(counts.items())],
         "history": [*restarts.history, record][-HISTORY:],
         "fruitless": 0 if advanced else restarts.fruitless + fault_count,
+        "last_exception": _last_failure(s, fault, progress.step if progress and advanced else None),
     }
-    update["last_exception"] = _signature(s, fault)  # of this attempt alone: one that ended otherwise comes between
     if fault.budget is not None:
         name = _COUNTERS[fault.budget]
         update[name] = getattr(restarts, name) + 1

@@ -4,7 +4,7 @@ from gang_machine import SPEC
 from sim_scenario import Story
 
 from trireme.protocol import FailureKind
-from trireme.resources.status import ConditionType, JobState
+from trireme.resources.status import ConditionType, GangPhase, JobState
 
 
 def test_the_same_exception_at_the_same_step_twice_ends_the_job() -> None:
@@ -89,12 +89,73 @@ def test_failing_to_restore_another_checkpoint_is_another_failure() -> None:
     assert story.status.state == JobState.SUCCEEDED
 
 
-def test_the_same_exception_counts_as_the_same_only_in_attempts_that_follow_each_other() -> None:
-    story = Story(faultTolerance={**SPEC["faultTolerance"], "budgets": {"application": 9}})
-    for attempt, kind in enumerate((FailureKind.EXCEPTION, FailureKind.KILLED, FailureKind.EXCEPTION), start=1):
-        story.until_running(attempt)
-        story.until(lambda: story.agent(1).ranks_of)
-        story.agent(1).fail(kind, "ConnectionError", "no route", step=0)
-        story.run(3)
+def fail_rank(
+    story: Story, attempt: int, kind: FailureKind, message: str = "no route", *, step: int = 0, trained: int = 0
+) -> None:
+    """In this attempt a rank ends, after `trained` steps."""
+    story.until(lambda: (story.status.gang.attempt, story.status.gang.phase) == (attempt, GangPhase.PREPARING))
+    story.agent(1).hung = trained == 0
+    story.until(lambda: story.agent(1).ranks_of == attempt)
+    start = story.cluster.gang.progress.step
+    story.until_step(start + trained)
+    story.agent(1).fail(kind, "ConnectionError" if kind == FailureKind.EXCEPTION else None, message, step=step)
+
+
+def story_of_many() -> Story:
+    return Story(faultTolerance={**SPEC["faultTolerance"], "budgets": {"application": 9, "outOfMemory": 9}})
+
+
+def test_a_fault_of_the_infrastructure_between_does_not_make_another_failure_of_it() -> None:
+    story = story_of_many()
+    fail_rank(story, 1, FailureKind.EXCEPTION, step=20, trained=5)
+    fail_rank(story, 2, FailureKind.KILLED, trained=2)
+    story.until_running(3)
+    story.cluster.delete_pod("j-1", None, None, None)
+    fail_rank(story, 4, FailureKind.EXCEPTION, step=20, trained=2)
+    story.until_ended()
+    assert story.condition(ConditionType.FAILED).reason == "DeterministicFailure"
+    assert story.causes() == {"Exception": 1, "RankKilled": 1, "Preemption": 1}
+
+
+def test_a_failure_whose_step_was_passed_in_between_is_another() -> None:
+    story = story_of_many()
+    fail_rank(story, 1, FailureKind.EXCEPTION, step=4, trained=3)
+    fail_rank(story, 2, FailureKind.KILLED, trained=4)
+    fail_rank(story, 3, FailureKind.EXCEPTION, step=4)
     story.until_running(4)
     assert story.causes() == {"Exception": 2, "RankKilled": 1}
+
+
+def test_a_failure_at_the_start_is_another_once_an_attempt_has_trained() -> None:
+    story = story_of_many()
+    fail_rank(story, 1, FailureKind.EXCEPTION)
+    fail_rank(story, 2, FailureKind.KILLED, trained=1)
+    fail_rank(story, 3, FailureKind.EXCEPTION)
+    fail_rank(story, 4, FailureKind.KILLED)
+    fail_rank(story, 5, FailureKind.EXCEPTION)
+    story.until_ended()
+    assert story.condition(ConditionType.FAILED).reason == "DeterministicFailure"
+    assert story.causes() == {"Exception": 2, "RankKilled": 2}
+
+
+def test_another_fault_of_the_application_between_makes_another_failure_of_it() -> None:
+    story = story_of_many()
+    fail_rank(story, 1, FailureKind.EXCEPTION)
+    fail_rank(story, 2, FailureKind.OOM_KILLED)
+    fail_rank(story, 3, FailureKind.EXCEPTION)
+    story.until_running(4)
+
+
+def test_numbers_ids_and_paths_in_a_message_do_not_make_another_failure_of_it() -> None:
+    story = story_of_many()
+    fail_rank(story, 1, FailureKind.EXCEPTION, "/tmp/tmpabc/x.bin of 3f2a-beef-77aa at 0x7f12 is cut off at byte 12")
+    fail_rank(story, 2, FailureKind.EXCEPTION, "/tmp/tmpxyz/y.bin of c4d5-feed-8b8b at 0x7abc is cut off at byte 9")
+    story.until_ended()
+    assert story.condition(ConditionType.FAILED).reason == "DeterministicFailure"
+
+
+def test_another_message_is_another_failure() -> None:
+    story = story_of_many()
+    fail_rank(story, 1, FailureKind.EXCEPTION, "no route to host")
+    fail_rank(story, 2, FailureKind.EXCEPTION, "no such file")
+    story.until_running(3)
