@@ -137,8 +137,8 @@ def _snapshot(model: GPTModel, optimizer: Optimizer, file: str) -> tuple[list[sh
             shard.key, shard.data, shard.global_shape, shard.global_offset, lead + tuple(shard.local_shape), file
         )
         chunks.append(chunk)
-        # The gathered state is a host copy of its own; slices of it are packed for the file.
-        tensors[chunk.name] = shard.data.detach().contiguous().clone()
+        # The gathered state is a host copy of its own: slices of it are written as they lie there.
+        tensors[chunk.name] = shard.data.detach().contiguous()
     return chunks, tensors
 
 
