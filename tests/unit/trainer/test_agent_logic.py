@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from torch.distributed import DistBackendError
 
 from trireme.checkpoints import JobKeys
-from trireme.protocol import FailureKind, ResumePoint, Section, Settings
+from trireme.protocol import FailureKind, JobConfig, ResumePoint, Section, Settings
 from trireme_trainer.agent.accounting import CategoryClock, category_of
 from trireme_trainer.agent.channel import RankChannel
 from trireme_trainer.agent.classify import RankEnd, first_cause
+from trireme_trainer.agent.environment import AgentEnvironment
 from trireme_trainer.agent.fence import Fence
+from trireme_trainer.agent.launcher import Launcher
 from trireme_trainer.agent.logs import RankLog
 from trireme_trainer.agent.messages import FailedEvent
 from trireme_trainer.agent.ranks import RankProcess
@@ -43,6 +45,22 @@ def test_a_fence_falls_only_when_both_operator_and_gang_are_silent() -> None:
 
 def test_a_job_of_one_slot_is_never_fenced_by_itself() -> None:
     assert not Fence(slots=1, now=0.0).expired(1e9, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "processors", "threads"), [("cpu", 96, "1"), ("h100-sxm", 96, "12"), ("h100-sxm", 4, "1")]
+)
+def test_ranks_beside_accelerators_share_the_processors_and_ranks_on_processors_have_one_each(
+    monkeypatch: pytest.MonkeyPatch, accelerator: str, processors: int, threads: str
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    config = SimpleNamespace(plan={"accelerator": accelerator}, ranks_per_slot=8)
+    environment = AgentEnvironment(cast(JobConfig, config), Path(), 0, "", "", "", "", 0, 0, Path())
+    launcher = Launcher("pretrain", environment.threads_per_rank)
+    assert launcher.environment()["OMP_NUM_THREADS"] == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert launcher.environment()["OMP_NUM_THREADS"] == "5"
 
 
 @given(st.sampled_from([s for s in Section if s is not Section.DONE]), st.floats(1, 1e5), st.floats(1, 1e5))

@@ -38,7 +38,7 @@ async def test_an_agent_that_drained_says_so_although_the_next_attempt_was_raise
     state: AgentState, code: int
 ) -> None:
     config = SimpleNamespace(program="pretrain", slots=2, job=SimpleNamespace(uid="uid"))
-    environment: Any = SimpleNamespace(config=config, slot=1, job_file=None, scratch=None)
+    environment: Any = SimpleNamespace(config=config, slot=1, job_file=None, scratch=None, threads_per_rank=1)
     metrics: Any = None
     agent: Any = Agent(environment, metrics)
     agent._launcher = IdleLauncher()

@@ -41,7 +41,7 @@ class Agent:
         self._metrics = metrics
         self._store: ObjectStore | None = None
         self._program = find_program(environment.config.program)
-        self._launcher = Launcher(environment.config.program)
+        self._launcher = Launcher(environment.config.program, environment.threads_per_rank)
         self._fence = Fence(environment.config.slots, time.monotonic())
         self._attempt: Attempt | None = None
         self._preparation: Preparation | None = None

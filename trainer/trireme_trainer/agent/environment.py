@@ -34,6 +34,13 @@ class AgentEnvironment:
         job = self.config.job
         return JobKeys(self.config.store.uri, job.namespace, job.name, job.uid)
 
+    @property
+    def threads_per_rank(self) -> int:
+        """Threads of torch's operators on the host: one where processors are the devices, else a share."""
+        if self.config.plan["accelerator"] == "cpu":
+            return 1
+        return max(1, len(os.sched_getaffinity(0)) // self.config.ranks_per_slot)
+
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> AgentEnvironment:
         """Parse the environment. Raises KeyError or ValueError naming what is missing or wrong."""

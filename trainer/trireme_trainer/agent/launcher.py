@@ -22,12 +22,16 @@ FORK_SECONDS = 10.0
 TOKEN_ENV = "TRIREME_AGENT_TOKEN"
 
 
-def child_environment() -> dict[str, str]:
-    """The agent's environment less its token, which is none of the training code's business."""
+def child_environment(threads: int = 1) -> dict[str, str]:
+    """The agent's environment less its token, which is none of the training code's business.
+
+    `threads`: of torch's operators on the host, where the pod's environment does not say.
+    """
     environment = {k: v for k, v in os.environ.items() if k != TOKEN_ENV}
     environment[AGENT_PID_ENV] = str(os.getpid())
     # Read when the libraries load, so the zygote needs it too.
-    environment.setdefault("OMP_NUM_THREADS", "1")
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    # OpenBLAS starts its threads when it loads, and the zygote must have none.
     environment.setdefault("OPENBLAS_NUM_THREADS", "1")
     return environment
 
@@ -63,10 +67,11 @@ class ForkedChild:
 
 
 class Launcher:
-    """Starts ranks of one program."""
+    """Starts ranks of one program, each with so many threads for torch's operators on the host."""
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, threads: int) -> None:
         self._program = program
+        self._threads = threads
         self._module = find_program(program).ranks
         self._zygote: asyncio.subprocess.Process | None = None
         self._requests: socket.socket | None = None
@@ -76,6 +81,10 @@ class Launcher:
         self._starting: dict[int, asyncio.Future[ForkedChild]] = {}
         self._next_id = 0
         self._reader: asyncio.Task[None] | None = None
+
+    def environment(self) -> dict[str, str]:
+        """What every rank's environment begins with."""
+        return child_environment(self._threads)
 
     async def warm_up(self) -> None:
         """Start the zygote; returns at once, its imports go on."""
@@ -87,7 +96,7 @@ class Launcher:
                 *("-m", "trireme_trainer.agent.zygote", "--program", self._program),
                 *("--requests", str(theirs.fileno()), "--replies", str(write_end)),
                 stdin=subprocess.DEVNULL,
-                env=child_environment(),
+                env=self.environment(),
                 pass_fds=(theirs.fileno(), write_end),
                 process_group=0,
             )

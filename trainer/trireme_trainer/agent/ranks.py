@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from trireme.protocol import RankReport, Section
 from trireme.protocol.base import WireModel
 from trireme_trainer.agent.classify import RankEnd, is_crash
-from trireme_trainer.agent.launcher import Child, Launcher, child_environment, open_pipe
+from trireme_trainer.agent.launcher import Child, Launcher, open_pipe
 from trireme_trainer.agent.logs import RankLog, pump
 from trireme_trainer.agent.messages import FROM_RANK, Beat, FailedEvent, FromRank, ProgressEvent, SectionEvent
 
@@ -126,7 +126,7 @@ class RankSet:
         error_file = start.directory / f"rank-{rank}.error.json"
         error_file.unlink(missing_ok=True)
         environment = {
-            **child_environment(),
+            **self._launcher.environment(),
             **shared,
             "RANK": str(rank),
             "LOCAL_RANK": str(local_rank),
