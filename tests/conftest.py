@@ -1,5 +1,9 @@
 """Fixtures for all tests."""
 
+import os
+import shutil
+import sys
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -7,6 +11,17 @@ import pytest
 from conftest_apiserver import apiserver, control_plane_summary, count
 
 __all__ = ["apiserver"]
+# `make test-tools` puts kubectl beside this interpreter where the computer has none of its own.
+os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
+
+
+@pytest.fixture(scope="session")
+def kubectl_program() -> str:
+    """Path of kubectl; a computer without it fails the test."""
+    program = shutil.which("kubectl")
+    if program is None:
+        pytest.fail("this test needs kubectl: run `make test-tools`, or install it")
+    return program
 
 
 class _NONE:

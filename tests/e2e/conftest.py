@@ -1,6 +1,5 @@
 """One installation for all end-to-end tests: four nodes, a store, an operator."""
 
-import shutil
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -14,9 +13,7 @@ NODES = 4
 
 
 @pytest.fixture(scope="session")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    if shutil.which("kubectl") is None:
-        pytest.fail("these tests need kubectl on PATH")
+def installation(tmp_path_factory: pytest.TempPathFactory, kubectl_program: str) -> Iterator[Product]:
     product = Product(tmp_path_factory.mktemp("product"), NODES)
     try:
         product.start()

@@ -1,6 +1,5 @@
 """One local cluster for the tests of the node and the controllers."""
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -12,9 +11,9 @@ from trireme_local.cluster import LocalCluster
 
 
 @pytest.fixture(scope="session", params=CONTROL_PLANES)
-def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not installed")
+def cluster(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, kubectl_program: str
+) -> Iterator[Cluster]:
     local = LocalCluster(tmp_path_factory.mktemp("cluster"))
     try:
         state = local.up(

@@ -75,6 +75,7 @@ def binaries(folder: Path, *names: str) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("kubectl_program")
 @pytest.mark.parametrize("whole", [False, True], ids=["only-the-api-server", "with-scheduler-and-controllers"])
 def test_pods_run_on_a_control_plane_of_named_binaries(tmp_path: Path, whole: bool) -> None:
     names = ("etcd", "kube-apiserver", *(("kube-controller-manager", "kube-scheduler") if whole else ()))
