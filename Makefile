@@ -2,24 +2,32 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-# pip's find-links setting reaches uv, so that a local CPU wheel of torch is used where one is offered.
+# pip's find-links setting, of its variable or its files, reaches uv, so that a local CPU wheel of torch is used where one
+# is offered; pip separates several links by blanks, uv by commas.
 # Elsewhere set UV_TORCH_BACKEND=cpu to take the CPU build from PyTorch's index instead of the CUDA one.
-export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+HAS_PIP := $(BIN)/python -m pip --version >/dev/null 2>&1
+PIP_CONFIG := $(BIN)/python -m pip config get
+PIP_FILES = $$($(PIP_CONFIG) install.find-links 2>/dev/null || $(PIP_CONFIG) global.find-links 2>/dev/null)
+WITH_LINKS = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(echo $${PIP_FIND_LINKS:-$(PIP_FILES)} | tr ' ' ,)}"
+UV = $(WITH_LINKS) $(BIN)/uv
 export UV_LINK_MODE ?= copy
 
-.PHONY: setup lock demo test test-long test-all lint crds clean
+.PHONY: setup lock demo test test-tools test-long test-all lint crds clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# A venv without pip is what a failed try leaves.
+	@$(HAS_PIP) || $(PYTHON) -c 'import importlib.util as u; exit(u.find_spec("ensurepip") is None)' || \
+	    { echo "error: $(PYTHON) or its venv module is missing: install $(PYTHON) and $(PYTHON)-venv" >&2; exit 1; }
+	$(HAS_PIP) || $(PYTHON) -m venv --clear $(VENV)
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	$(UV) pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps -e .
 	touch $@
 
 # The lock holds no index URLs; torch is pinned by version only, so that any build of it fits.
 lock:
-	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-annotate \
+	$(UV) pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-annotate \
 	    --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
 	$(BIN)/python scripts/clean_lock.py requirements.lock
 
@@ -36,15 +44,20 @@ lint: setup
 	$(BIN)/mypy api operator trainer local cli
 	$(BIN)/lint-imports
 
+# kubectl, for the tests alone: into .venv where the computer has none.
+test-tools: setup
+	@$(WITH_LINKS) $(BIN)/python scripts/get_kubectl.py
+
 # Under 25 minutes on two cores.
-test: lint
+test: lint test-tools
 	$(BIN)/pytest -m "not long"
 
-test-long: setup
-	$(BIN)/pytest -m long
+test-long: test-tools
+	$(WITH_LINKS) $(BIN)/pytest -m long
 
 test-all: test test-long
 
 clean:
+	-$(BIN)/trireme demo --stop
 	-$(BIN)/trireme local down
 	rm -rf .trireme .pytest_cache .mypy_cache .ruff_cache .hypothesis
