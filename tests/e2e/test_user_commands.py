@@ -1,12 +1,21 @@
 """What people type: kubectl and trireme."""
 
+import contextlib
 import os
+import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
+import pytest
 from product import Product, TestedJob, wait_for
 from tiny_job import tiny_job
 
+from trireme_local.cluster import LocalCluster
+
+ROOT = Path(__file__).resolve().parents[2]
 ENDLESS = 1_000_000
 
 
@@ -79,3 +88,44 @@ def test_logs_of_an_attempt_outlive_its_node(product: Product) -> None:
     assert "loss" in trireme(product, "logs", "logged", "--rank", "0", "--previous")
     trireme(product, "logs", "logged", "--rank", "1", "--previous")
     assert os.environ.get("KUBECONFIG") != str(product.local.kubeconfig)
+
+
+def readme_block(heading: str) -> str:
+    """The commands under a heading of the README."""
+    section = (ROOT / "README.md").read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    (block,) = re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    return str(block)
+
+
+@pytest.mark.timeout(900)
+def test_the_readmes_local_cluster_is_run_as_written(tmp_path: Path, kubectl_program: str) -> None:
+    """In a checkout of its own: the commands name .trireme/local."""
+    for name in ("examples", "README.md"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / ".venv").symlink_to(Path(sys.executable).parents[1])
+    commands = readme_block("A Kubernetes on this computer")
+    shell = subprocess.Popen(
+        ["bash", "-euxc", commands], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        output, _ = shell.communicate(timeout=800)
+        assert shell.returncode == 0, output
+        wait_for("no process is left", lambda: not left_in(tmp_path), 30)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)
+        LocalCluster(tmp_path / ".trireme" / "local").down()
+    before, after = re.findall(r"^\S*stdlib-\d .*\n\S*stdlib-\d .*\n", output, re.MULTILINE)
+    assert set(re.findall(r"node-\d", before)) == {"node-3", "node-2"}
+    assert set(re.findall(r"node-\d", after)) == {"node-2", "node-1"}
+
+
+def left_in(folder: Path) -> list[list[str]]:
+    """Command lines of processes that run in a folder or name it."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = [*(process.info["cmdline"] or []), process.info["cwd"] or ""]
+        if any(str(folder) in word for word in words):
+            found.append(words)
+    return found
