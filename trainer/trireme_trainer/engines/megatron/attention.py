@@ -12,10 +12,36 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, *, expand_groups: bool
+) -> torch.Tensor:
+    """Causal attention of query `[batch, heads, seq, size]` on key, value `[batch, groups, seq, size]`.
+
+    `expand_groups`: repeat each group for its heads instead of leaving that to the kernel; the result is the same.
+    """
+    grouped = key.size(1) != query.size(1)
+    if grouped and expand_groups:
+        key, value = (t.repeat_interleave(query.size(1) // t.size(1), dim=1) for t in (key, value))
+        grouped = False
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
+    )
+
+
+def kernels_need_expanded_groups(device: str, dtype: torch.dtype) -> bool:
+    """Whether only the kernel that stores the scores takes grouped queries as they are.
+
+    On CUDA flash and cuDNN attention do, and want half precision; of fp32 the memory-efficient kernel takes only as
+    many keys as queries.
+    """
+    return device == "cuda" and dtype == torch.float32
+
+
 class ScaledDotProductAttention(MegatronModule):  # type: ignore[misc]
     """Causal grouped-query attention through `torch.nn.functional.scaled_dot_product_attention`.
 
-    On CUDA torch picks its flash or cuDNN kernel, on CPU its blocked one; neither stores the score matrix.
+    On CUDA torch picks its flash or cuDNN kernel, for fp32 its memory-efficient one, on CPU its blocked one; none of
+    them stores the score matrix.
     """
 
     def __init__(
@@ -42,12 +68,11 @@ class ScaledDotProductAttention(MegatronModule):  # type: ignore[misc]
         **_unused: Any,
     ) -> torch.Tensor:
         """Query `[seq, batch, heads, size]`, key, value `[seq, batch, groups, size]` to `[seq, batch, heads*size]`."""
-        context = torch.nn.functional.scaled_dot_product_attention(
+        context = attend(
             query.permute(1, 2, 0, 3),
             key.permute(1, 2, 0, 3),
             value.permute(1, 2, 0, 3),
-            is_causal=True,
-            scale=self.softmax_scale,
-            enable_gqa=key.size(2) != query.size(2),
+            self.softmax_scale,
+            expand_groups=kernels_need_expanded_groups(query.device.type, query.dtype),
         )
         return context.permute(2, 0, 1, 3).reshape(query.size(0), query.size(1), -1)
