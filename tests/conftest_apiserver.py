@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,34 @@ class ApiServerProcess:
         if self.process.poll() is None:
             self.process.send_signal(how)
             self.process.wait(timeout=10)
+
+
+def eventually(look: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """The first true answer of `look`; a real server applies roles, kinds and deletions a moment after the write."""
+    deadline = time.monotonic() + seconds
+    while not (value := look()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(POLL_SECONDS)
+    return value
+
+
+def establish(server: ApiServerProcess, crd: dict[str, Any]) -> None:
+    """Create a CustomResourceDefinition where there is none, and wait until its kind is served and discovered."""
+    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    answer = server.request("POST", definitions, crd)
+    assert answer.status in (201, 409), answer.raw
+
+    def served() -> bool:
+        status = server.request("GET", f"{definitions}/{crd['metadata']['name']}").body["status"]
+        true = [item["type"] for item in status.get("conditions") or () if item["status"] == "True"]
+        path = f"/apis/{crd['spec']['group']}/{crd['spec']['versions'][0]['name']}"
+        plural = crd["spec"]["names"]["plural"]
+        if "Established" not in true or server.request("GET", f"{path}/{plural}").status != 200:
+            return False
+        listed = server.request("GET", path)
+        return listed.status == 200 and plural in [item["name"] for item in listed.body["resources"]]
+
+    eventually(served)
 
 
 def start_apiserver(data_dir: Path, port: int = 0) -> ApiServerProcess:

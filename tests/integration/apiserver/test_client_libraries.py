@@ -9,9 +9,9 @@ import kopf
 import kubernetes
 import kubernetes.aio
 import pytest
-from test_custom_resources import BOATS, CRD, CRDS, boat
+from test_custom_resources import BOATS, CRD, boat
 
-from conftest_apiserver import ApiServerProcess
+from conftest_apiserver import ApiServerProcess, establish
 
 
 def sync_client(server: ApiServerProcess) -> Any:
@@ -61,7 +61,7 @@ async def test_the_asynchronous_client_reads_and_writes(apiserver: ApiServerProc
 
 
 async def test_kopf_lists_watches_and_indexes(apiserver: ApiServerProcess) -> None:
-    apiserver.request("POST", CRDS, CRD)
+    establish(apiserver, CRD)
     apiserver.request("POST", BOATS, boat("before"))
     registry = kopf.OperatorRegistry()
     seen: asyncio.Queue[tuple[str | None, str]] = asyncio.Queue()

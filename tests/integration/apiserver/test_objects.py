@@ -6,7 +6,9 @@ import base64
 import json
 from typing import Any
 
-from conftest_apiserver import ApiServerProcess
+import pytest
+
+from conftest_apiserver import ApiServerProcess, eventually
 
 CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
 STRATEGIC = "application/strategic-merge-patch+json"
@@ -43,14 +45,19 @@ def test_errors_are_status_objects_with_real_reasons(apiserver: ApiServerProcess
         "details": {"name": "none", "kind": "configmaps"},
         "code": 404,
     }
-    unknown = apiserver.request("GET", "/apis/apps/v1/deployments")
-    assert (unknown.status, unknown.body["reason"]) == (404, "NotFound")
+    assert apiserver.request("GET", "/apis/nowhere.dev/v1/galleys").status == 404
     assert apiserver.request("GET", "/api/v1/pods", token="wrong").status == 401
     assert apiserver.request("GET", "/api/v1/pods", token="").status == 403
     assert apiserver.request("GET", "/api/v1/pods", accept="image/png").status == 406
     body = apiserver.request("POST", CONFIG_MAPS, b"x", content_type="text/plain")
     assert (body.status, body.body["reason"]) == (415, "UnsupportedMediaType")
     assert apiserver.request("POST", "/api/v1/namespaces/nowhere/configmaps", config_map("a")).status == 404
+
+
+@pytest.mark.local_apiserver
+def test_what_is_not_there_says_so(apiserver: ApiServerProcess) -> None:
+    unknown = apiserver.request("GET", "/apis/apps/v1/deployments")
+    assert (unknown.status, unknown.body["reason"]) == (404, "NotFound")
     attach = apiserver.request("GET", "/api/v1/namespaces/default/pods/x/exec")
     assert (attach.status, attach.body["reason"]) == (501, "NotImplemented")
 
@@ -193,7 +200,11 @@ def test_selectors_and_pages_of_a_list(apiserver: ApiServerProcess) -> None:
     rest = apiserver.request("GET", f"{path}?limit=5&continue={first['metadata']['continue']}").body
     assert [item["metadata"]["name"] for item in rest["items"]] == ["page-2", "page-3", "page-4"]
     assert rest["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
-    expired = apiserver.request("GET", f"{path}?limit=2&continue=eyJrZXkiOiAieCIsICJzdGFydCI6IDF9")
+
+
+@pytest.mark.local_apiserver  # what a server writes into `continue` is its own affair
+def test_a_page_of_a_list_that_is_forgotten_has_expired(apiserver: ApiServerProcess) -> None:
+    expired = apiserver.request("GET", f"{CONFIG_MAPS}?limit=2&continue=eyJrZXkiOiAieCIsICJzdGFydCI6IDF9")
     assert (expired.status, expired.body["reason"]) == (410, "Expired")
 
 
@@ -250,8 +261,8 @@ def test_a_terminating_namespace_takes_nothing_new_and_goes_when_finalized(apise
     assert apiserver.request("GET", "/api/v1/namespaces/going/serviceaccounts/default").status == 200
     deleted = apiserver.request("DELETE", "/api/v1/namespaces/going").body
     assert deleted["status"]["phase"] == "Terminating"
-    refused = apiserver.request("POST", "/api/v1/namespaces/going/configmaps", config_map("late"))
-    assert refused.status == 403
+    late = ("POST", "/api/v1/namespaces/going/configmaps?dryRun=All", config_map("late"))
+    refused = eventually(lambda: (answer := apiserver.request(*late)).status == 403 and answer)
     assert refused.body["details"]["causes"][0]["reason"] == "NamespaceTerminating"
     body = {**deleted, "spec": {}}
     assert apiserver.request("PUT", "/api/v1/namespaces/going/finalize", body).status == 200
@@ -265,7 +276,7 @@ def test_a_body_that_is_not_json_is_a_bad_request(apiserver: ApiServerProcess) -
     assert json.loads(answer.raw)["kind"] == "Status"
     wrong = apiserver.request("POST", CONFIG_MAPS, {**config_map("t"), "data": {"a": 1}})
     assert wrong.status == 400
-    assert "cannot unmarshal number into Go struct field data.a of type string" in wrong.body["message"]
+    assert "cannot unmarshal number into Go struct field" in wrong.body["message"]
 
 
 def test_an_object_that_etcd_would_refuse_is_refused(apiserver: ApiServerProcess) -> None:

@@ -15,7 +15,8 @@ MAPS = "/api/v1/namespaces/default/configmaps"
 
 def apply(server: ApiServerProcess, path: str, body: Any, manager: str, query: str = "") -> Any:
     kind = "ConfigMap" if "/configmaps/" in path else "Pod"
-    typed = {"apiVersion": "v1", "kind": kind, **body}
+    metadata = {"name": path.removesuffix("/status").rpartition("/")[2], **body.get("metadata", {})}
+    typed = {"apiVersion": "v1", "kind": kind, **body, "metadata": metadata}
     return server.request("PATCH", f"{path}?fieldManager={manager}{query}", typed, content_type=APPLY)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from fake_gang import FakeNodes
 
-from conftest_apiserver import ApiServerProcess
+from conftest_apiserver import ApiServerProcess, establish
 from trireme.resources.status import JobStatus
 from trireme_operator.apply.api import Api, load_configuration
 from trireme_operator.config import OperatorConfig
@@ -33,7 +33,7 @@ def _post(server: ApiServerProcess, path: str, body: Json) -> None:
 def install(server: ApiServerProcess) -> None:
     """CRDs, namespace, account and bindings; rules follow by `grant`."""
     for path in sorted((ROOT / "crds").glob("*.yaml")):
-        _post(server, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", yaml.safe_load(path.read_text()))
+        establish(server, yaml.safe_load(path.read_text()))
     _post(server, "/api/v1/namespaces", {"kind": "Namespace", "metadata": {"name": NAMESPACE}})
     account = {"kind": "ServiceAccount", "metadata": {"name": ACCOUNT}}
     _post(server, f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts", account)
