@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from trireme.checkpoints import JobKeys, Manifest
-from trireme.protocol import AgentState, Failure, FailureKind, ModelRef, Phase, Target
+from trireme.protocol import AgentState, Failure, FailureKind, ModelRef, Phase, Settings, Target
 from trireme_trainer.agent import export as export_module
 from trireme_trainer.agent import preparation as preparation_module
 from trireme_trainer.agent.attempt import Attempt
@@ -117,6 +118,25 @@ async def test_a_preparation_that_is_killed_is_tried_again_unless_for_memory(
         while preparation.problem is None:  # noqa: ASYNC110 set by the preparation's own task
             await asyncio.sleep(0.01)
     assert (preparation.problem.reason, preparation.problem.retryable) == (reason, retryable)
+    await preparation.stop()
+
+
+async def test_a_preparation_that_stands_still_is_ended_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a mount whose server is gone; one that works may take as long as it takes."""
+    monkeypatch.setattr(preparation_module, "LOOK_SECONDS", 0.05)
+    (tmp_path / "stands_still.py").write_text("import time\nwhile time.process_time() < 0.7: pass\ntime.sleep(600)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    settings = Settings(start_timeout_seconds=0.3)
+    target = Target(job_uid="uid", attempt=1, phase=Phase.PREPARE, settings=settings)
+    preparation = Preparation("stands_still", target, tmp_path / "job.json", tmp_path / "scratch")
+    async with asyncio.timeout(20):
+        while preparation.problem is None:  # noqa: ASYNC110 set by the preparation's own task
+            await asyncio.sleep(0.01)
+    assert (preparation.problem.reason, preparation.problem.retryable) == ("PreparationStalled", True)
+    assert preparation._process is not None
+    assert await asyncio.wait_for(preparation._process.wait(), 5) == -signal.SIGKILL
     await preparation.stop()
 
 

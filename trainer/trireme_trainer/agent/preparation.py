@@ -8,8 +8,10 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
+import psutil
 from pydantic import Field, ValidationError
 
 from trireme.protocol import InputsProblem, ProposedResume, Target
@@ -19,6 +21,8 @@ from trireme_trainer.agent.memory import count_oom_kills
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 10.0
+LOOK_SECONDS = 1.0
+"""Between two looks at whether the process does anything."""
 
 
 class PreparationResult(WireModel):
@@ -94,13 +98,17 @@ class Preparation:
             env=child_environment(),
             process_group=0,
         )
-        assert self._process.stderr is not None
-        tail = b""
-        while data := await self._process.stderr.read(1 << 16):
-            sys.stderr.buffer.write(data)
-            sys.stderr.buffer.flush()
-            tail = (tail + data)[-2048:]
-        code = await self._process.wait()
+        ended = asyncio.create_task(_end_of(self._process))
+        patience = self._target.settings.start_timeout_seconds
+        if not await _works_until(ended, self._process.pid, patience):
+            ended.cancel()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # not waited for: a stuck mount may hold it
+            message = f"preparation used no processor time for {patience:.0f} s: a volume or a file does not answer"
+            return PreparationResult(
+                problem=InputsProblem(reason="PreparationStalled", message=message, retryable=True)
+            )
+        code, tail = ended.result()
         if code == -signal.SIGKILL and (killed := count_oom_kills() - oom_kills) > 0:
             # It would need as much the next time.
             message = f"preparation was killed for memory ({killed} OOM kills in this container): give the pod more"
@@ -114,6 +122,36 @@ class Preparation:
             tail = str(error).encode()
         message = f"preparation ended with {code}: {tail.decode(errors='replace').strip()}"
         return _failed(message)
+
+
+async def _end_of(process: asyncio.subprocess.Process) -> tuple[int, bytes]:
+    """Its exit code and the last lines that it wrote, once it has ended; all that it writes goes to the pod's log."""
+    assert process.stderr is not None
+    tail = b""
+    while data := await process.stderr.read(1 << 16):
+        sys.stderr.buffer.write(data)
+        sys.stderr.buffer.flush()
+        tail = (tail + data)[-2048:]
+    return await process.wait(), tail
+
+
+async def _works_until(ended: asyncio.Task[tuple[int, bytes]], pid: int, patience_seconds: float) -> bool:
+    """Wait for the end; False when the process stood still before it.
+
+    Whatever it does uses processor time, and requests to the store have time-outs of their own. A read from a mount
+    that is gone has none.
+    """
+    used, moved_at = 0.0, time.monotonic()
+    while not (await asyncio.wait([ended], timeout=LOOK_SECONDS))[0]:
+        try:
+            times = psutil.Process(pid).cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        if times.user + times.system > used:
+            used, moved_at = times.user + times.system, time.monotonic()
+        elif time.monotonic() - moved_at > patience_seconds:
+            return False
+    return True
 
 
 def _failed(message: str) -> PreparationResult:
