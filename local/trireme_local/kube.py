@@ -19,6 +19,8 @@ from kubernetes.aio import client as kube_client
 from kubernetes.aio import config as kube_config
 from kubernetes.aio.client.exceptions import ApiException
 
+from trireme.loopback import is_loopback
+
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
@@ -110,6 +112,7 @@ class KubeClient:
 
     def __init__(self, configuration: Any, user_agent: str) -> None:
         configuration.retries = False
+        configuration.client_session_kwargs = {"trust_env": not is_loopback(configuration.host)}
         self._configuration = configuration
         self._user_agent = user_agent
         self._api = self._connect()

@@ -10,6 +10,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import load_incluster_config, load_kube_config
 from kubernetes.aio.config.config_exception import ConfigException
 
+from trireme.loopback import is_loopback
 from trireme_operator import metrics
 
 FIELD_MANAGER = "trireme-operator"
@@ -53,6 +54,7 @@ async def load_configuration(kubeconfig: str | None) -> Configuration:
         if kubeconfig is not None:
             raise
         load_incluster_config(client_configuration=configuration)
+    configuration.client_session_kwargs = {"trust_env": not is_loopback(configuration.host)}
     return configuration
 
 

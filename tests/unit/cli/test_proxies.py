@@ -16,7 +16,10 @@ from trireme_cli.cluster import Cluster
 from trireme_cli.jobs import _DIRECT, Job
 from trireme_cli.store import JobStore
 from trireme_local.api import ClusterApi, load_configuration
+from trireme_local.kube import KubeClient
 from trireme_local.s3 import StoreAccess, check_answers
+from trireme_operator.apply.api import Api
+from trireme_operator.apply.api import load_configuration as operator_configuration
 from trireme_trainer.checkpoint.store import ObjectStore
 
 # Not 127.0.0.1, which NO_PROXY names on most machines.
@@ -73,6 +76,22 @@ def kubeconfig(folder: Path, server: str, **cluster: str) -> Path:
 
 def test_the_command_line_asks_an_api_server_on_this_computer_directly(url: str, tmp_path: Path) -> None:
     assert Cluster(kubeconfig(tmp_path, url)).request("GET", "/api/v1/nodes")["items"] == []
+
+
+async def test_nodes_and_controllers_ask_an_api_server_on_this_computer_directly(url: str, tmp_path: Path) -> None:
+    client = await KubeClient.from_kubeconfig(kubeconfig(tmp_path, url), "test")
+    try:
+        assert (await client.request("GET", "/api/v1/nodes"))["items"] == []
+    finally:
+        await client.close()
+
+
+async def test_the_operator_asks_an_api_server_on_this_computer_directly(url: str, tmp_path: Path) -> None:
+    api = Api(await operator_configuration(str(kubeconfig(tmp_path, url))))
+    try:
+        assert (await api.request("GET", "/api/v1/nodes"))["items"] == []
+    finally:
+        await api.close()
 
 
 def test_the_local_cluster_asks_its_api_server_and_its_store_directly(url: str, tmp_path: Path) -> None:
