@@ -41,6 +41,7 @@ REAL_ONES = {
     "scheduler": {"scheduling events", "scheduler"},
     "controller-manager": {
         "node events",
+        "endpoint events",
         "node lifecycle",
         "pod garbage collector",
         "namespaces",
@@ -62,6 +63,7 @@ async def run_controllers(
     crds = Informer(client, CUSTOMRESOURCEDEFINITIONS, metadata_only=True)
     scheduling_events = EventRecorder(client, SCHEDULER_NAME)
     node_events = EventRecorder(client, "node-controller")
+    endpoint_events = EventRecorder(client, "endpoint-slice-controller")
     lifecycle = NodeLifecycle(
         client,
         pods,
@@ -74,11 +76,12 @@ async def run_controllers(
     loops: dict[str, Callable[[], Awaitable[None]]] = {
         "scheduling events": scheduling_events.run,
         "node events": node_events.run,
+        "endpoint events": endpoint_events.run,
         "scheduler": Scheduler(client, pods, nodes, scheduling_events).run,
         "node lifecycle": lifecycle.run,
         "pod garbage collector": PodGarbageCollector(client, pods, nodes).run,
         "namespaces": Namespaces(client, namespaces).run,
-        "endpoint slices": EndpointSlices(client, pods, services).run,
+        "endpoint slices": EndpointSlices(client, pods, services, endpoint_events).run,
         "disruption budgets": DisruptionBudgets(client, pods, budgets).run,
         "garbage collector": GarbageCollector(client, crds).run,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from trireme_local.events import EventRecorder
 from trireme_local.informer import Informer, key_of
 from trireme_local.kube import (
     ENDPOINTSLICES,
@@ -104,8 +105,9 @@ def endpoint_slice(service: JsonObject, pods: list[JsonObject]) -> JsonObject:
 class EndpointSlices:
     """Keeps one slice per service with a selector."""
 
-    def __init__(self, client: KubeClient, pods: Informer, services: Informer) -> None:
+    def __init__(self, client: KubeClient, pods: Informer, services: Informer, recorder: EventRecorder) -> None:
         self._client = client
+        self._recorder = recorder
         self._pods, self._services = pods, services
         self._wake = asyncio.Event()
         self._written: dict[str, JsonObject] = {}
@@ -147,11 +149,21 @@ class EndpointSlices:
         uid = service["metadata"]["uid"]
         if self._written.get(uid) == wanted:
             return
-        name = wanted["metadata"]["name"]
         try:
-            await self._client.patch(ENDPOINTSLICES, namespace, name, wanted)
+            await self._write(namespace, wanted)
+        except ApiException as error:
+            if not is_status(error, 422):
+                raise
+            # API servers refuse loopback addresses, which the pods of local nodes have: no retry changes that.
+            name = service["metadata"]["name"]
+            text = f"Error updating Endpoint Slices for Service {namespace}/{name}: {error.reason}"
+            self._recorder.record(service, "Warning", "FailedToUpdateEndpointSlices", text)
+        self._written[uid] = wanted
+
+    async def _write(self, namespace: str, wanted: JsonObject) -> None:
+        try:
+            await self._client.patch(ENDPOINTSLICES, namespace, wanted["metadata"]["name"], wanted)
         except ApiException as error:
             if not is_status(error, 404):
                 raise
             await self._client.create(ENDPOINTSLICES, namespace, wanted)
-        self._written[uid] = wanted

@@ -148,6 +148,22 @@ def allocate_cluster_ip(obj: Obj, taken: set[str]) -> None:
     raise errors.ApiError(500, "InternalError", f"Internal error occurred: {CLUSTER_NETWORK} range is full")
 
 
+def _endpoint_address(address: str, kind: str, field: str) -> list[Cause]:
+    """An address of an endpoint. Source: ValidateEndpointIP of Kubernetes' pkg/apis/core/validation."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return [errors.invalid_value(field, address, f"must be a valid {kind} address")]
+    if f"IPv{parsed.version}" != kind:
+        return [errors.invalid_value(field, address, f"must be an {kind} address")]
+    special = {
+        "may not be unspecified (0.0.0.0 or ::)": parsed.is_unspecified,
+        "may not be in the loopback range (127.0.0.0/8, ::1/128)": parsed.is_loopback,
+        "may not be in the link-local range (169.254.0.0/16, fe80::/10)": parsed.is_link_local,
+    }
+    return [errors.invalid_value(field, address, text) for text, holds in special.items() if holds]
+
+
 class EndpointSliceStrategy(Strategy):
     """EndpointSlices."""
 
@@ -177,7 +193,15 @@ class EndpointSliceStrategy(Strategy):
                 if not kind
                 else errors.unsupported_value("addressType", kind, ("FQDN", "IPv4", "IPv6"))
             ]
-        return []
+        found: list[Cause] = []
+        for index, endpoint in enumerate(obj.get("endpoints") or ()):
+            at = f"endpoints[{index}].addresses"
+            if not endpoint.get("addresses"):
+                found.append(errors.required(at, "must contain at least 1 address"))
+            elif kind != "FQDN":
+                for position, address in enumerate(endpoint["addresses"]):
+                    found += _endpoint_address(address, kind, f"{at}[{position}]")
+        return found
 
     def validate_update(self, new: Obj, old: Obj) -> list[Cause]:
         if new.get("addressType") != old.get("addressType"):
