@@ -46,6 +46,14 @@ class ClusterApi:
         except (HTTPError, OSError):
             return False
 
+    def has_default_account(self) -> bool:
+        """Whether pods are admitted to namespace `default`: a controller makes the account that they need."""
+        try:
+            self._core.read_namespaced_service_account("default", "default", _request_timeout=TIMEOUT_SECONDS)
+        except (client.ApiException, HTTPError, OSError):
+            return False
+        return True
+
     def node_readiness(self) -> dict[str, str]:
         """Node -> status of its Ready condition. Raises `ClusterError` when the API server does not answer."""
         try:

@@ -210,6 +210,8 @@ class LocalCluster:
             s3.check_answers(state.store)
         except (s3.StoreUnavailable, ClusterError) as error:
             return str(error)
+        if not self._api().has_default_account():
+            return "no controller has made the default service account"
         unready = [node for node in state.nodes if ready.get(node) != "True"]
         return f"nodes not ready: {unready}" if unready else ""
 
