@@ -124,7 +124,7 @@ def test_a_node_alone_joins_any_api_server_and_takes_its_pods_along(cluster: Clu
     finally:
         guest.kill()
         kubectl.run("delete", "node", "guest", "--ignore-not-found")
-        kubectl.wait("visitor goes", lambda: not kubectl.exists("pod", "visitor"))
+        kubectl.wait("visitor goes", lambda: not kubectl.exists("pod", "visitor"), 90)
 
 
 def test_what_partition_lacks_is_said(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,8 @@ def test_a_deleted_node_object_takes_its_pods(cluster: Cluster) -> None:
     kubectl.wait_phase("orphaned", "Running")
     cluster.local.kill_node("node-3")
     kubectl.run("delete", "node", "node-3")
-    kubectl.wait("the pod goes with its node", lambda: not kubectl.exists("pod", "orphaned"))
+    # A real pod garbage collector looks every 20 s and gives a node 40 s to come back.
+    kubectl.wait("the pod goes with its node", lambda: not kubectl.exists("pod", "orphaned"), 90)
     cluster.local.revive_node("node-3")
     kubectl.wait("registered anew", lambda: kubectl.exists("node", "node-3") and ready(kubectl, "node-3") == "True")
 
@@ -139,7 +140,7 @@ def test_an_out_of_service_node_releases_its_terminating_pods(cluster: Cluster) 
     cluster.local.kill_node("node-2")
     kubectl.wait("NotReady", lambda: ready(kubectl, "node-2") == "Unknown", NOTICE_SECONDS)
     kubectl.run("taint", "node", "node-2", "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute")
-    kubectl.wait("released", lambda: not kubectl.exists("pod", "stuck"))
+    kubectl.wait("released", lambda: not kubectl.exists("pod", "stuck"), 60)
     cluster.local.revive_node("node-2")
     kubectl.run("taint", "node", "node-2", "node.kubernetes.io/out-of-service-")
     kubectl.wait("Ready again", lambda: ready(kubectl, "node-2") == "True")

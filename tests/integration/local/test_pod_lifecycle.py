@@ -129,7 +129,10 @@ def test_what_cannot_start_says_why_and_starts_once_it_can(kubectl: Kubectl) -> 
     kubectl.apply(
         shell_pod("no-image", "true", container={"image": "registry.example/none:1"}),
         shell_pod("no-secret", "echo $A", container=needs_secret),
-        shell_pod("claims", "true", volumes=[{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]),
+        # A real scheduler would wait for the claim: the pod is given to a node.
+        shell_pod(
+            "claims", "true", nodeName="node-1", volumes=[{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]
+        ),
     )
 
     def reason(name: str) -> str:
