@@ -22,6 +22,8 @@ SPEC: dict[str, Any] = {
     "training__steps": 30,
     "checkpoint__intervalSteps": 10,
     "workers__nodes": 1,
+    "workers__devicesPerNode": 2,
+    "parallelism__tensor": 2,
     "checkpoint__keep": 3,
 }
 
@@ -105,11 +107,19 @@ def delete(trained: Trained) -> str:
 
 
 def swap(trained: Trained) -> str:
-    """Two files change places; here with the same file of the checkpoint before, which has the same size."""
+    """The files of two ranks change places. Rank 0 has the norms besides, so that each has the other's size."""
+    first, second = sorted(trained.step(30).glob("shard-*"))
+    a, b = first.read_bytes(), second.read_bytes()
+    first.write_bytes(b)
+    second.write_bytes(a)
+    return first.name
+
+
+def put_older(trained: Trained) -> str:
+    """The same file of the checkpoint before takes a file's place: whole, of the same size, and wrong."""
     new, old = trained.shard(30), trained.shard(20)
-    a, b = new.read_bytes(), old.read_bytes()
-    assert len(a) == len(b)
-    new.write_bytes(b)
+    assert new.stat().st_size == old.stat().st_size
+    new.write_bytes(old.read_bytes())
     return new.name
 
 
@@ -135,7 +145,8 @@ def committed(trained: Trained, step: int) -> ResumePoint:
         (flip_a_byte, "DigestMismatch"),
         (truncate, "SizeMismatch"),
         (delete, "ShardMissing"),
-        (swap, "DigestMismatch"),
+        (swap, "SizeMismatch"),
+        (put_older, "DigestMismatch"),
         (remove_manifest, "ManifestMissing"),
         (garble_manifest, "ManifestInvalid"),
     ],
@@ -202,6 +213,25 @@ def test_without_a_good_checkpoint_of_its_own_a_job_goes_back_to_the_one_it_resu
     assert proposal.resume is not None
     assert proposal.resume.uri == inherited.uri
     assert [(r.step, r.reason) for r in proposal.rejected] == [(40, "ManifestInvalid")]
+
+
+@pytest.mark.parametrize("left", ["all", "resume record", "checkpoints"])
+def test_an_attempt_that_began_before_is_reported_and_not_prepared_again(trained: Trained, left: str) -> None:
+    attempt = trained.step(30).parent
+    if left == "checkpoints":
+        (attempt / "resume.json").unlink()
+    elif left == "resume record":
+        for number in (10, 20, 30):
+            shutil.rmtree(trained.step(number))
+    problem = trained.propose(attempt=1).problem
+    assert problem is not None
+    assert (problem.reason, problem.retryable, problem.attempt_in_store) == ("AttemptInStore", True, 1)
+    newer = attempt.parent / "a7"
+    newer.mkdir()
+    (newer / "resume.json").write_text(ResumeRecord(attempt=7).to_json())
+    problem = trained.propose(attempt=2).problem
+    assert problem is not None
+    assert problem.attempt_in_store == 7
 
 
 def test_a_save_cut_short_is_passed_over_without_a_word(trained: Trained) -> None:
