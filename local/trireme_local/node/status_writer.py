@@ -65,6 +65,9 @@ class StatusWriter:
         if status == self._written:
             return True
         body = {"metadata": {"uid": self._uid}, "status": status}
+        if "podIPs" in status:
+            # Addresses merge by themselves: the one of a pod that ran before its node restarted would stay.
+            body["status"] = {**status, "podIPs": [*status["podIPs"], {"$patch": "replace"}]}
         try:
             await self._client.patch(
                 PODS, self._namespace, self._name, body, sub="status", content_type=STRATEGIC_PATCH

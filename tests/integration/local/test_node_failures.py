@@ -66,6 +66,7 @@ def test_a_killed_node_takes_its_processes_with_it_and_reports_them_when_it_retu
     assert (ended["exitCode"], ended["reason"]) == (255, "Unknown")
     again = kubectl.wait("restarted", lambda: _restarted(kubectl, "restarted"))
     assert again["status"]["containerStatuses"][0]["restartCount"] == 1
+    assert [item["ip"] for item in again["status"]["podIPs"]] == [again["status"]["podIP"]]
     kubectl.wait("untainted", lambda: not kubectl.get("node", "node-1")["spec"].get("taints"))
     kubectl.delete_pods("patient", "restarted")
 
