@@ -220,6 +220,11 @@ class InputsProblem(WireModel):
     reason: str = Field(description="CamelCase, one of the table in docs/: BucketNotFound, AccessDenied, ...")
     message: str
     retryable: bool
+    attempt_in_store: int | None = Field(
+        default=None,
+        description="The newest attempt that began to train by what the store holds, where it is not below the one "
+        "being prepared: the operator's status was set back. An operator that does not know this waits.",
+    )
 
 
 class RejectedCheckpoint(WireModel):

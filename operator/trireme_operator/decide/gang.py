@@ -1,5 +1,7 @@
 """The life of an attempt: fence, form, prepare, record the resume point, run, drain."""
 
+from collections.abc import Iterator
+
 from trireme.protocol import AgentState, Phase, ProposedResume, Report
 from trireme.resources.status import (
     DatasetStatus,
@@ -51,12 +53,14 @@ def _active_deadline(s: Situation) -> Step | None:
 
 
 def _behind(s: Situation) -> Step | None:
-    """Agents took an attempt that was never stored, for example because the cluster's store was set back to a backup.
+    """An attempt went further than status knows, for example because the cluster's store was set back to a backup.
 
     When it is only what we saw that is old, the write of this status is refused, and we look again.
     """
-    held = max((report.attempt for slot in s.slots if (report := s.report(slot)) is not None), default=0)
-    if held <= s.gang.attempt or s.gang.phase not in PHASES or s.gang.phase == GangPhase.FINISHED:
+    if s.gang.phase not in PHASES or s.gang.phase == GangPhase.FINISHED:
+        return None
+    newest, message = max(_unknown_attempts(s), default=(0, ""))
+    if not newest:
         return None
     # Whatever the agents run must be fenced, in the pods that are there now.
     slots = [
@@ -64,9 +68,22 @@ def _behind(s: Situation) -> Step | None:
         for slot in s.slots
         if slot in s.pods or slot in s.records
     ]
-    gang = s.gang.model_copy(update={"attempt": held, "slots": slots})
-    message = f"agents hold attempt {held}, the stored status is of attempt {s.gang.attempt}"
+    gang = s.gang.model_copy(update={"attempt": newest, "slots": slots})
     return restarts.raise_attempt(s, Cause.STATUS_LOST, message, status=s.status.model_copy(update={"gang": gang}))
+
+
+def _unknown_attempts(s: Situation) -> Iterator[tuple[int, str]]:
+    """Attempts that agents hold, or that left something in the store, and that status says have not begun."""
+    ours = s.gang.attempt
+    ranks_started = s.gang.phase in progress.RUN_PHASES
+    for report in (report for slot in s.slots if (report := s.report(slot)) is not None):
+        ahead = report.attempt == ours and not ranks_started and report.phase in (Phase.RUN, Phase.DRAIN)
+        if report.attempt > ours or ahead:
+            yield report.attempt, f"agents hold attempt {report.attempt}, the stored status is of attempt {ours}"
+    prepared = s.current(0)
+    problem = prepared.inputs_problem if prepared is not None else None
+    if problem is not None and problem.attempt_in_store is not None and not ranks_started:
+        yield max(ours, problem.attempt_in_store), f"the store knows more than the stored status: {problem.message}"
 
 
 def _outstayed(s: Situation) -> Step | None:

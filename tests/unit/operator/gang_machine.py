@@ -258,6 +258,7 @@ class GangMachine(RuleBasedStateMachine):
         assert not (old.completion_time and old.gang != new.gang), "a finished job's gang stays as it is"
         assert {c.type for c in new.conditions} == set(ConditionType), "all conditions are present"
         assert old.gang.attempt <= new.gang.attempt <= old.gang.attempt + 1, "attempts are raised one by one"
+        assert new.gang.cause != "StatusLost", "no attempt began unknown to a status that was never set back"
         if old.gang.attempt == new.gang.attempt and old.gang.attempt:
             back = (old.gang.phase, new.gang.phase) == (GangPhase.FORMING, GangPhase.WAITING)
             assert back or ORDER[old.gang.phase] <= ORDER[new.gang.phase] or old.gang.phase in (GangPhase.FENCING,), (

@@ -242,7 +242,13 @@ class Agent:
                 chosen = commit.point
                 break
             rejected.append(RejectedCheckpoint(uri=commit.uri, step=commit.step, reason="DigestMismatch", file="x"))
-        if self.cluster.store.problem is not None:
+        begun = max(self.cluster.store.resumes, default=0)
+        if begun >= target.attempt:
+            message = f"attempt {begun} began"
+            self.problem = InputsProblem(
+                reason="AttemptInStore", message=message, retryable=True, attempt_in_store=begun
+            )
+        elif self.cluster.store.problem is not None:
             self.problem = self.cluster.store.problem
         elif chosen is None and (rejected or target.verified is not None):
             self.problem = InputsProblem(reason="AllCheckpointsCorrupt", message="none verifies", retryable=False)

@@ -165,6 +165,44 @@ def test_a_status_set_back_to_a_backup_is_overtaken_and_not_stuck() -> None:
     assert story.status.state == JobState.SUCCEEDED
 
 
+def test_a_status_set_back_to_before_its_job_trained_writes_over_nothing() -> None:
+    story = Story()
+    story.run(2)
+    backup = story.cluster.job["status"]
+    assert story.status.gang.attempt <= 1
+    story.until_step(5)
+    story.agent(1).fail(FailureKind.KILLED)
+    story.until_running(2)
+    story.until_step(11)
+    story.cluster.edit_job(suspend=True)
+    story.until(lambda: not story.cluster.pods)
+    newest = story.status.checkpoint.uri
+    story.cluster.job = {**story.cluster.job, "status": backup}
+    story.cluster.edit_job(suspend=False)
+    story.until_running(3)
+    assert story.status.gang.cause == "StatusLost"
+    assert story.status.restarts.total == 0
+    resume = story.status.gang.resume_from
+    assert resume is not None
+    assert resume.uri == newest
+    assert any(reason == "AttemptRaised" and "attempt 2 began" in message for reason, message in story.events)
+    story.until_ended()
+    assert story.status.state == JobState.SUCCEEDED
+
+
+def test_a_status_set_back_to_before_the_ranks_of_its_attempt_started_is_overtaken() -> None:
+    story = Story()
+    story.until_phase(GangPhase.PREPARING)
+    backup = story.cluster.job["status"]
+    story.until_step(5)
+    story.cluster.job = {**story.cluster.job, "status": backup}
+    story.cluster.edit_job()
+    story.until_running(2)
+    assert story.status.gang.cause == "StatusLost"
+    story.until_ended()
+    assert story.status.state == JobState.SUCCEEDED
+
+
 def test_a_corrupt_checkpoint_is_named_and_the_one_before_is_taken() -> None:
     story = Story()
     story.until_step(10)

@@ -86,6 +86,11 @@ class Inventory:
             found._read_manifests(store, attempt)
         return found
 
+    @property
+    def newest_attempt(self) -> int:
+        """The newest attempt that left a resume record or a checkpoint; 0 when none did."""
+        return max((*self.records, *self.unplaced), default=0)
+
     def _read_record(self, store: ObjectStore, attempt: int) -> None:
         try:
             self.records[attempt] = ResumeRecord.model_validate_json(store.get(resume_key(self.keys, attempt)))

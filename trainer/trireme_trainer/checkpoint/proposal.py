@@ -26,6 +26,18 @@ class ResumeProblem(Exception):
         self.message = message
 
 
+class AttemptInStore(Exception):
+    """The attempt that is to be prepared, or a newer one, began to train before: it would be written over.
+
+    An attempt's first word in the store follows its preparation, and no attempt is prepared again after that.
+    """
+
+    def __init__(self, attempt: int, message: str) -> None:
+        super().__init__(message)
+        self.attempt = attempt
+        self.message = message
+
+
 @dataclass(frozen=True)
 class Expected:
     """For which attempt, on which data, and the newest checkpoint known to be good."""
@@ -65,8 +77,8 @@ class ResumeFinder:
         self._differences = differences
 
     def precheck(self, attempt: int) -> None:
-        """What can be refused before the data is known. Raises ResumeProblem, StoreError."""
-        for step, _, prefix in self._located(self._candidates(self._own(), attempt)):
+        """What can be refused before the data is known. Raises AttemptInStore, ResumeProblem, StoreError."""
+        for step, _, prefix in self._located(self._candidates(self._own(attempt), attempt)):
             if step.committed:
                 try:
                     self._require_same_run(read_manifest(self._store, prefix + MANIFEST_NAME), prefix)
@@ -75,8 +87,8 @@ class ResumeFinder:
                 return
 
     def find(self, expected: Expected) -> Proposal:
-        """List and verify candidates, newest first. Raises ResumeProblem, StoreError."""
-        own = self._own()
+        """List and verify candidates, newest first. Raises AttemptInStore, ResumeProblem, StoreError."""
+        own = self._own(expected.attempt)
         candidates = self._candidates(own, expected.attempt)
         proposal = self._first_good(candidates, expected)
         known = expected.verified
@@ -91,8 +103,14 @@ class ResumeFinder:
             raise ResumeProblem("AllCheckpointsCorrupt", f"checkpoints were committed and none verifies: {found}")
         return proposal
 
-    def _own(self) -> Inventory:
-        return Inventory.read(self._store, self._keys)
+    def _own(self, attempt: int) -> Inventory:
+        own = Inventory.read(self._store, self._keys)
+        if own.newest_attempt >= attempt:
+            place = self._keys.to_uri(self._keys.job_prefix)
+            raise AttemptInStore(
+                own.newest_attempt, f"attempt {own.newest_attempt} began in {place} before attempt {attempt}"
+            )
+        return own
 
     def _without_record(self, own: Inventory, attempt: int) -> RejectedCheckpoint:
         """An attempt whose checkpoints, if it has any, cannot be placed in the lineage."""

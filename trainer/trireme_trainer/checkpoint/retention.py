@@ -29,7 +29,7 @@ def select_deletions(
     Orphans (uncommitted, or outside the lineage) go when their newest object is older than `orphan_seconds`.
     Nothing goes once a newer attempt has begun: what that one needs, its writer knows, and not the one it replaced.
     """
-    if max((*inventory.records, *inventory.unplaced), default=0) > attempt:
+    if inventory.newest_attempt > attempt:
         return []
     lineage = list(inventory.lineage())
     committed = [(s.attempt, s.step) for s in lineage if s.committed]

@@ -21,7 +21,7 @@ from trireme.protocol import DatasetRef, InputsProblem, JobConfig, ProposedResum
 from trireme_trainer.agent.channel import AGENT_PID_ENV, die_with_parent
 from trireme_trainer.agent.preparation import PreparationResult
 from trireme_trainer.checkpoint.fetch import Corrupt, NodeCache, read_manifest
-from trireme_trainer.checkpoint.proposal import Expected, ResumeFinder, ResumeProblem
+from trireme_trainer.checkpoint.proposal import AttemptInStore, Expected, ResumeFinder, ResumeProblem
 from trireme_trainer.checkpoint.store import ObjectNotFound, ObjectStore, StoreError
 from trireme_trainer.data.dataset import INDEX_NAME, TOKENIZER_DIRECTORY
 from trireme_trainer.data.errors import DataError, TokenizerUnusable
@@ -63,7 +63,7 @@ class Inputs:
         self._cache = NodeCache(scratch / "cache")
 
     def propose(self) -> ProposedResume:
-        """Raises StoreError, DataError, ResumeProblem."""
+        """Raises StoreError, DataError, AttemptInStore, ResumeProblem."""
         self._store.check_bucket()
         claim(self._store, self._keys, self._config.job)
         finder = ResumeFinder(
@@ -154,6 +154,10 @@ def prepare(config: PretrainConfig, target: Target, scratch: Path) -> Preparatio
         return PreparationResult(proposal=Inputs(config, target, scratch).propose())
     except (StoreError, DataError) as error:
         problem = InputsProblem(reason=error.reason, message=error.message, retryable=error.retryable)
+    except AttemptInStore as error:
+        problem = InputsProblem(
+            reason="AttemptInStore", message=error.message, retryable=True, attempt_in_store=error.attempt
+        )
     except ResumeProblem as error:
         problem = InputsProblem(reason=error.reason, message=error.message, retryable=False)
     return PreparationResult(problem=problem)
