@@ -29,7 +29,7 @@ def main() -> int:
     if not 0 < arguments.steps_after < arguments.interval_steps or arguments.runs < 1:
         parser.error("--runs is at least 1, and 0 < --steps-after < --interval-steps")
 
-    load = os.getloadavg()[0]
+    heading = head("benchmarks.recovery", os.getloadavg()[0])
     recoveries: list[Recovery] = []
     with (
         tempfile.TemporaryDirectory(prefix="trireme-recovery-") as directory,
@@ -42,8 +42,9 @@ def main() -> int:
                 recoveries += _show(trireme_runs.measure(bench, f"recovery-{number}", *steps))
             if config is not None:
                 recoveries += _show(torchrun_runs.measure(bench, config, f"torchrun-{number}", *steps))
-    page = _page(recoveries, head("benchmarks.recovery", load), arguments)
-    arguments.output.write_text(page)
+            # After each, because all of them take half an hour.
+            page = _page(recoveries, heading, arguments)
+            arguments.output.write_text(page)
     print(page)
     return 0
 
