@@ -1,7 +1,5 @@
 """What is stored is not what was written."""
 
-import os
-import signal
 from pathlib import Path
 
 from product import Product, TestedJob
@@ -41,7 +39,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_all_damaged_end_th
 
     for manifest in saved[:-1]:
         flip_a_byte(job, manifest)
-    os.kill(next(iter(job.rank_pids(0).values())), signal.SIGKILL)
+    product.local.kill_node(job.node_of(0))  # and with it the good copy that slot 0 has resumed from
     status = job.wait("the end", lambda s: s.state == JobState.FAILED and s)
     failed = status.condition("Failed")
     assert failed is not None
