@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,9 @@ def start_and_signal(directory: Path, appears: str, number: signal.Signals) -> N
     """Start a demo, and send it the signal as soon as a file is there; returns when it has ended."""
     command = [sys.executable, "-m", "trireme_cli", "demo", "--dir", str(directory), "-f", str(EXAMPLE)]
     with (directory / "output").open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        # Under nohup the tests ignore SIGHUP, and so would the demo, rightly.
+        heed = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=heed)
     wait_for(f"{appears} is there", (directory / appears).exists, 120)
     assert processes_of(directory)
     process.send_signal(number)
