@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import time
+import uuid
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -97,11 +98,12 @@ def refused(product: Product, name: str, reason: str, **changes: Any) -> TestedJ
 
 
 def test_a_checkpoint_of_another_model_is_refused_and_left_alone(product: Product, undisturbed: TestedJob) -> None:
-    name = "another-model"
-    source = product.bucket / undisturbed.keys.name_prefix
+    name = f"another-model-{uuid.uuid4().hex[:6]}"
+    source, uri = product.bucket / undisturbed.keys.name_prefix, undisturbed.get().raw["spec"]["checkpoint"]["uri"]
     shutil.copytree(source, source.parent / name)
     before = stored_objects(product.bucket)
-    job = product.apply(tiny_job(name, devices=1, steps=50, layout={"tensor": 1}, model__shape__hidden_size=32))
+    changes = {"checkpoint__uri": uri, "model__shape__hidden_size": 32}
+    job = product.apply(tiny_job(name, devices=1, steps=50, layout={"tensor": 1}, **changes))
     status, seconds = wait_reason(job, "CheckpointOfAnotherModel")
     assert seconds <= allowed_seconds()
     assert status.state == "Failed"
