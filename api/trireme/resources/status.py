@@ -289,8 +289,8 @@ class RestartsStatus(StatusModel):
     last_exception: str | None = Field(
         default=None,
         max_length=4096,
-        description="Last failure of the program and its step; the same again, before an attempt has passed it, ends the "
-        "job.",
+        description="Last failure of the program and its step; the same again, before an attempt has passed it, "
+        "ends the job.",
     )
 
 
