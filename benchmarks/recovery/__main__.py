@@ -57,7 +57,7 @@ def _show(recoveries: list[Recovery]) -> list[Recovery]:
 
 def _job_config(bench: Bench) -> JobConfig:
     """What the operator tells the pods of such a job, so that the other side builds the same model."""
-    job = bench.start(example_job("model", steps=1))
+    job = bench.start(example_job("model", steps=trireme_runs.STEPS))
     wait_for("the job's plan", 30, lambda: job.status.resolved)
     config = wait_for("the job's pods", 30, lambda: job.config() if job.status.gang.attempt else None)
     job.delete()
