@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 from engine_gang import Layout, TrainedRuns
 
+from trireme_trainer.engines.interface import MAX_VOTE
+
 LAYOUTS = [(2, 1, 1), (1, 2, 1), (2, 2, 1), (2, 1, 2), (1, 2, 2), (2, 2, 2)]
 
 
@@ -33,3 +35,9 @@ def test_every_rank_reports_the_same_step(trained: TrainedRuns, layout: Layout) 
 
 def test_clipping_was_at_work(trained: TrainedRuns) -> None:
     assert max(step["grad_norm"] for step in trained.of((1, 1, 1))[0]["steps"]) > 0.5
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_all_ranks_learn_with_a_step_what_one_of_them_wishes(trained: TrainedRuns, layout: Layout) -> None:
+    for rank in trained.of(layout):
+        assert [step["agreed"] for step in rank["steps"]] == [n % (MAX_VOTE + 1) for n in range(len(rank["steps"]))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,13 +81,15 @@ class CountingEngine:
     flops_per_token = 1e6
     parameters = 1
 
-    def train_step(self, batch: TokenBatch) -> StepResult:
+    def train_step(self, batch: TokenBatch, vote: Callable[[], int] = lambda: 0) -> StepResult:
         if self._step == self._nan_at:
             return StepResult(self._step, math.nan, 1.0, 0.1, 1, True, True)
         self.clock.now += self.clock.step_seconds
+        agreed = vote()
         self.weight = (self.weight * 31 + int(batch.tokens.sum())) % 1_000_003
         self._step += 1
-        return StepResult(self._step, float(self.weight), 1.0, 0.1 / self._step, batch.tokens.size, False, False)
+        loss, tokens = float(self.weight), batch.tokens.size
+        return StepResult(self._step, loss, 1.0, 0.1 / self._step, tokens, False, False, agreed)
 
     def evaluate(self, batches: Iterable[TokenBatch]) -> EvaluationResult:
         tokens = sum(b.tokens.size for b in batches)
@@ -141,13 +143,13 @@ class Agent:
 
     def send(self, message: WireModel) -> None:
         self.events.append(message)
-        if isinstance(message, ProgressEvent) and message.progress.step == self.drain_at:
-            self.drain_requested = True
 
     def alive(self) -> None: ...
 
     def enter(self, section: Section, step: int) -> None:
         self.sections.append((section, step))
+        if section is Section.STEP and step + 1 == self.drain_at:  # asked for while that step is computed
+            self.drain_requested = True
 
     def expect_upload(self) -> None:
         self.checkpoint_busy = self.stays_busy

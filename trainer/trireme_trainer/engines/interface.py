@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -142,6 +142,10 @@ class TokenBatch:
     loss_mask: FloatArray | None = None
 
 
+MAX_VOTE = 3
+"""Of what ranks can agree on with a step."""
+
+
 @dataclass(frozen=True)
 class StepResult:
     """One optimizer step; identical on every rank."""
@@ -160,6 +164,8 @@ class StepResult:
     """True when weights and optimizer were left as they were."""
     found_nan: bool
     """True when the loss or the gradient norm was not finite."""
+    agreed: int = 0
+    """Largest vote of any rank."""
 
 
 @dataclass(frozen=True)
@@ -232,8 +238,12 @@ class Engine(Protocol):
     def parameters(self) -> int:
         """Parameters of the whole model."""
 
-    def train_step(self, batch: TokenBatch) -> StepResult:
-        """Forward, backward and one optimizer step on this data-parallel rank's samples."""
+    def train_step(self, batch: TokenBatch, vote: Callable[[], int] = lambda: 0) -> StepResult:
+        """Forward, backward and one optimizer step on this data-parallel rank's samples.
+
+        `vote` (0 to MAX_VOTE) is asked once, when the gradients are there. The votes travel with the loss: an
+        agreement of its own after every step would keep a pipeline's stages from running on.
+        """
 
     def evaluate(self, batches: Iterable[TokenBatch]) -> EvaluationResult:
         """Mean loss without training; every rank passes the same number of batches."""

@@ -137,27 +137,28 @@ class Pretraining:
         elif self._inputs.start_directory is not None:
             self._start_from(Path(self._inputs.start_directory))
         self._saved_at = self._clock()
+        wish = self._engine.agree(self._wish(self._engine.step))
         while self._engine.step < self._total:
-            wish = self._engine.agree(self._wish())
             if wish == Wish.DRAIN:
                 if self._engine.step > (self._saved_step or 0):
                     self._save()
                 return Outcome.DRAINED
             if wish == Wish.SAVE:
                 self._save()
-            self._step()
+            wish = self._step()
         return self._finish()
 
-    def _wish(self) -> Wish:
+    def _wish(self, step: int) -> Wish:
+        """What this rank wants when `step` steps are complete."""
         if (changed := self._channel.take_settings()) is not None:
             self._settings = changed.settings
         if self._channel.drain_requested:
             return Wish.DRAIN
-        return Wish.SAVE if self._place.rank == 0 and self._save_due() else Wish.GO_ON
+        return Wish.SAVE if self._place.rank == 0 and self._save_due(step) else Wish.GO_ON
 
-    def _save_due(self) -> bool:
+    def _save_due(self, step: int) -> bool:
         """Rank 0 decides for all; a save waits until the one before is in the store."""
-        step, saved = self._engine.step, self._saved_step or 0
+        saved = self._saved_step or 0
         if step <= saved or self._channel.checkpoint_busy:
             return False
         every_steps, every_seconds = (
@@ -168,12 +169,13 @@ class Pretraining:
             return True
         return bool(every_seconds) and self._clock() - self._saved_at >= (every_seconds or 0)
 
-    def _step(self) -> None:
+    def _step(self) -> int:
+        """Train one step; what the ranks agreed on to do after it."""
         engine, step = self._engine, self._engine.step
         self._channel.enter(Section.STEP, step)
         began = self._clock()
         samples = self.order.samples_of(step, engine.data_parallel_rank, engine.data_parallel_size)
-        result = engine.train_step(self._dataset.train(samples))
+        result = engine.train_step(self._dataset.train(samples), lambda: self._wish(step + 1))
         if result.found_nan:
             raise NaNLoss(
                 f"loss {result.loss}, gradient norm {result.grad_norm} at step {step + 1} with learning rate "
@@ -197,6 +199,7 @@ class Pretraining:
                 self.samples_digest(step),
                 seconds,
             )
+        return result.agreed
 
     def samples_digest(self, step: int) -> str:
         """Short digest of the ids of the samples of one global batch."""

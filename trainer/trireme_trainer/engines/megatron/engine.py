@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import gc
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ class MegatronEngine:
         """Parameters of the whole model, counted from what the ranks hold."""
         return checkpointing.count_parameters(self.bare_model)
 
-    def train_step(self, batch: TokenBatch) -> StepResult:
+    def train_step(self, batch: TokenBatch, vote: Callable[[], int] = lambda: 0) -> StepResult:
         """One step over the global batch; raises EngineConfigError for a batch of the wrong shape."""
         config = self.config
         expected = config.global_batch_size // config.layout.data
@@ -118,7 +118,8 @@ class MegatronEngine:
                 f"batch of shape {batch.tokens.shape}, this rank expects ({expected}, {config.sequence_length})"
             )
         self.model.zero_grad_buffer()
-        totals = self._run(batch, config.micro_batch_size, forward_only=False)
+        parts = self._run(batch, config.micro_batch_size, forward_only=False)
+        totals, agreed = LossTotals.over_all_ranks(parts, self.device, vote())
         rate = learning_rate(config.schedule, config.optimizer.learning_rate, self._step)
         outcome = self.optimizer.step(rate, math.isfinite(totals.mean))
         if outcome.applied:
@@ -131,6 +132,7 @@ class MegatronEngine:
             tokens=config.global_batch_size * config.sequence_length,
             skipped=not outcome.applied,
             found_nan=not outcome.applied,
+            agreed=agreed,
         )
 
     @torch.no_grad()
@@ -142,7 +144,8 @@ class MegatronEngine:
         try:
             for batch in batches:
                 micro = math.gcd(len(batch.tokens), self.config.micro_batch_size)
-                total = total + self._run(batch, micro, forward_only=True)
+                parts = self._run(batch, micro, forward_only=True)
+                total = total + LossTotals.over_all_ranks(parts, self.device)[0]
         finally:
             self.model.train()
         return EvaluationResult(total.mean, total.tokens)
@@ -185,7 +188,7 @@ class MegatronEngine:
             parallel_state.destroy_model_parallel()
             dist.destroy_process_group()
 
-    def _run(self, batch: TokenBatch, micro_batch_size: int, forward_only: bool) -> LossTotals:
+    def _run(self, batch: TokenBatch, micro_batch_size: int, forward_only: bool) -> list[torch.Tensor]:
         micro_batches = MicroBatches(batch, micro_batch_size, self.device)
         parts: list[torch.Tensor] = self._forward_backward(
             forward_step_func=forward_step,
@@ -196,7 +199,7 @@ class MegatronEngine:
             micro_batch_size=micro_batch_size,
             forward_only=forward_only,
         )
-        return LossTotals.over_all_ranks(parts, self.device)
+        return parts
 
 
 def _bracketed(address: str) -> str:

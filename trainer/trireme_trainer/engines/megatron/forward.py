@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from trireme_trainer.engines.interface import EngineConfigError, TokenBatch
+from trireme_trainer.engines.interface import MAX_VOTE, EngineConfigError, TokenBatch
 
 LossFunction = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
@@ -31,14 +31,19 @@ class LossTotals:
         return self.loss_sum / self.tokens if self.tokens else float("nan")
 
     @classmethod
-    def over_all_ranks(cls, parts: list[torch.Tensor], device: torch.device) -> LossTotals:
-        """Sum `[loss, tokens]` of every micro-batch; the last stage's first tensor rank speaks for its peers."""
-        total = torch.zeros(2, dtype=torch.float64, device=device)
+    def over_all_ranks(cls, parts: list[torch.Tensor], device: torch.device, vote: int = 0) -> tuple[LossTotals, int]:
+        """Sum `[loss, tokens]` of every micro-batch, and the largest vote (0 to MAX_VOTE) of any rank.
+
+        The last stage's first tensor rank speaks for its peers. One collective carries both: the ranks are counted
+        by their vote.
+        """
+        total = torch.zeros(2 + MAX_VOTE + 1, dtype=torch.float64, device=device)
+        total[2 + vote] = 1.0
         if parts and parallel_state.get_tensor_model_parallel_rank() == 0:
-            total += torch.stack(parts).sum(dim=0)
+            total[:2] += torch.stack(parts).sum(dim=0)
         dist.all_reduce(total)
-        loss_sum, tokens = total.tolist()
-        return cls(loss_sum, int(tokens))
+        loss_sum, tokens, *voters = total.tolist()
+        return cls(loss_sum, int(tokens)), max(value for value, count in enumerate(voters) if count)
 
 
 class MicroBatches:
