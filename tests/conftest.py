@@ -1,8 +1,10 @@
 """Fixtures for all tests."""
 
+import faulthandler
 import os
 import shutil
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import ClassVar
 
@@ -55,6 +57,39 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(line)
 
 
-def pytest_runtest_call(item: pytest.Item) -> None:
+STUCK_SECONDS = 120.0
+"""How long a phase of a test may go on after its timeout before the whole run ends."""
+
+_stderr = 2
+
+
+def pytest_configure() -> None:
+    """Keep the real stderr; during tests it is captured."""
+    global _stderr
+    _stderr = os.dup(2)
+
+
+@pytest.hookimpl(wrapper=True)
+def _guard(item: pytest.Item) -> Generator[None, object, object]:
+    """End the run with every thread's stack when a phase of a test hangs.
+
+    pytest-timeout raises in the main thread, once for all tries of a test: an event loop can swallow that, and what
+    then runs, the clean-up above all, runs without any limit.
+    """
+    marker = item.get_closest_marker("timeout")
+    seconds = float(marker.args[0] if marker and marker.args else item.config.getini("timeout"))
+    faulthandler.dump_traceback_later(seconds + STUCK_SECONDS, file=_stderr, exit=True)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+pytest_runtest_setup = pytest_runtest_teardown = _guard
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Count what runs against which control plane."""
     count(item)
+    return (yield from _guard(item))

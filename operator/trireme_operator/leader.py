@@ -66,7 +66,8 @@ class Leader:
     async def _round(self) -> None:
         began = time.monotonic()
         try:
-            won = await asyncio.wait_for(self._try(), self._deadline)
+            async with asyncio.timeout(self._deadline):
+                won = await self._try()
             self._last_answer = time.monotonic()
         except (ApiError, TimeoutError) as error:
             log.warning("lease %s/%s: %s", self._namespace, self._name, error or "no answer")

@@ -227,7 +227,8 @@ class Watcher:
                 if self._queue.empty():
                     wait = min(left, max(0.0, next_bookmark - time.monotonic())) if self._options.bookmarks else left
                     try:
-                        lines.append(await asyncio.wait_for(self._queue.get(), wait))
+                        async with asyncio.timeout(wait):
+                            lines.append(await self._queue.get())
                     except TimeoutError:
                         # A bookmark must not overtake an event that arrived with the timeout.
                         if self._options.bookmarks and self._queue.empty():

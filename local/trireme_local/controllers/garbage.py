@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
 
@@ -89,11 +90,10 @@ class GarbageCollector:
                 await self._discover()
             except (ApiException, *NETWORK_ERRORS) as error:
                 log.info("discovery failed: %r", error)
-            try:
-                await asyncio.wait_for(self._rediscover.wait(), timeout=DISCOVERY_SECONDS * 6)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DISCOVERY_SECONDS * 6):
+                    await self._rediscover.wait()
                 await asyncio.sleep(0.2)
-            except TimeoutError:
-                continue
 
     async def _discover(self) -> None:
         """Start watching new resources, stop watching those that are gone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -138,10 +139,9 @@ class NodeLifecycle:
                 except NETWORK_ERRORS as error:
                     log.warning("node %s: the API server does not answer: %r", node["metadata"]["name"], error)
                     self._excuse(self._grace_seconds, deaf=True)
-            try:
-                await asyncio.wait_for(self._wake.wait(), timeout=TICK_SECONDS)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._wake.wait()
 
     def _excuse(self, elapsed_seconds: float, deaf: bool = False) -> None:
         """Count nobody's silence for a time in which this process did not run, or could not hear anybody.

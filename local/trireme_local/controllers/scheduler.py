@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 
@@ -72,10 +73,9 @@ class Scheduler:
                 log.warning("scheduling pass failed: %r", error)
                 await asyncio.sleep(0.5)
                 self._wake.set()
-            try:
-                await asyncio.wait_for(self._wake.wait(), timeout=RETRY_SECONDS)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_SECONDS):
+                    await self._wake.wait()
 
     def waiting_pods(self) -> list[JsonObject]:
         """Pods that this scheduler should place now, in order."""

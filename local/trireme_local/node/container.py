@@ -302,12 +302,14 @@ class Container:
             hook = (self.spec.get("lifecycle") or {}).get("preStop")
             if hook and grace_seconds > 0:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._run_hook(hook, "PreStop"), timeout=grace_seconds)
+                    async with asyncio.timeout(grace_seconds):
+                        await self._run_hook(hook, "PreStop")
         number = signal.Signals[(self.spec.get("lifecycle") or {}).get("stopSignal") or "SIGTERM"]
         if grace_seconds > 0:
             process.signal(number)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.process.wait(), timeout=max(0.0, deadline - time.monotonic()))
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                await process.process.wait()
         if process.running:
             process.signal(signal.SIGKILL)
             await process.kill_remains()

@@ -93,5 +93,6 @@ class NodeContext:
 async def pause(stop: asyncio.Event, seconds: float) -> bool:
     """Sleep until `stop` is set or the time is over; True when stopped."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), timeout=seconds)
+        async with asyncio.timeout(seconds):
+            await stop.wait()
     return stop.is_set()

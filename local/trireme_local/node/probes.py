@@ -66,7 +66,8 @@ async def run_probe(container: JsonObject, probe: JsonObject, pod_ip: str, execu
         host = probe["tcpSocket"].get("host") or pod_ip
         port = resolve_port(container, probe["tcpSocket"]["port"])
         try:
-            _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                _, writer = await asyncio.open_connection(host, port)
         except (TimeoutError, OSError) as error:
             return ProbeResult(False, f"dial tcp {host}:{port}: {error or 'i/o timeout'}")
         writer.close()

@@ -126,7 +126,8 @@ class ContainerProcess:
         await self.kill_remains()
         # A process that the kill could not reach may hold the pipe: the log is not worth waiting for ever.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._log_writer.closed, timeout=2.0)
+            async with asyncio.timeout(2.0):
+                await self._log_writer.closed
         return code if code >= 0 else 128 - code
 
     def signal(self, number: signal.Signals) -> None:
@@ -161,7 +162,8 @@ async def run_probe_command(
         process_group=0,
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), timeout=timeout_seconds)
+        async with asyncio.timeout(timeout_seconds):
+            output, _ = await process.communicate()
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):

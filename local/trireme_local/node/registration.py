@@ -197,7 +197,8 @@ class Registration:
         while True:
             await asyncio.sleep(self._timings.lease_renew_seconds)
             try:
-                await asyncio.wait_for(self._renew_lease(), timeout=self._patience_seconds)
+                async with asyncio.timeout(self._patience_seconds):
+                    await self._renew_lease()
                 silent_seconds = time.monotonic() - answered
                 answered = time.monotonic()
                 if silent_seconds > RECONNECT_AFTER_SECONDS + self._timings.lease_renew_seconds:

@@ -1,6 +1,7 @@
 """The one keyed work queue: a key waits at most once, and is never handled twice at the same time."""
 
 import asyncio
+import contextlib
 import heapq
 import time
 from dataclasses import dataclass
@@ -65,10 +66,9 @@ class WorkQueue:
                 return key
             self._wake.clear()
             timeout = self._heap[0][0] - now if self._heap else None
-            try:
-                await asyncio.wait_for(self._wake.wait(), timeout)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
 
     def done(self, key: JobKey) -> None:
         """A key was handled; what was added in the meantime is due now."""

@@ -93,7 +93,8 @@ async def watch(
     finally:
         stop.set()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(ended), EXIT_SECONDS)
+            async with asyncio.timeout(EXIT_SECONDS):
+                await asyncio.shield(ended)
 
 
 async def _operate(

@@ -111,3 +111,20 @@ async def test_routine_that_comes_during_a_pass_that_fails_waits_too() -> None:
     queue.release(A)
     queue.add(A, routine=True)
     assert await asyncio.wait_for(queue.get(), 1) == A
+
+
+@pytest.mark.parametrize("ticks", range(4))
+async def test_a_worker_ends_when_it_is_cancelled_just_as_news_comes(ticks: int) -> None:
+    """Else the operator does not end: cancelled once, the worker would wait for ever."""
+    queue = WorkQueue()
+    queue.add(B, 3600.0)
+    worker = asyncio.create_task(queue.get())
+    await asyncio.sleep(0.01)
+    queue.add(A, 3600.0)
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    worker.cancel()
+    done, _ = await asyncio.wait([worker], timeout=1)
+    worker.cancel()
+    assert done
+    assert worker.cancelled()

@@ -162,7 +162,8 @@ class Attempt:
     async def close(self) -> None:
         """After stop(): bring the logs' last lines to the store, as long as it answers soon, and free the disk."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._logs.once(), LAST_LOGS_SECONDS)
+            async with asyncio.timeout(LAST_LOGS_SECONDS):
+                await self._logs.once()
         self._threads.shutdown(wait=False, cancel_futures=True)
         shutil.rmtree(self._root / "saves", ignore_errors=True)
 
@@ -311,7 +312,8 @@ class Attempt:
         while self.state is AgentState.RUNNING:
             self.ranks.changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.ranks.changed.wait(), TICK_SECONDS)
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self.ranks.changed.wait()
             now = time.monotonic()
             ends = self.ranks.ends()
             if self._fence.expired(now, self.target.settings.fence_seconds):

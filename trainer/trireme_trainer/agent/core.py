@@ -175,7 +175,8 @@ class Agent:
                 await asyncio.sleep(1.0)
             self._follow_termination()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), 0.5)
+                async with asyncio.timeout(0.5):
+                    await self._wake.wait()
         await self._stop_all()
         return self.exit_code
 

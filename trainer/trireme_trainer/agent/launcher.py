@@ -135,7 +135,8 @@ class Launcher:
         self._starting[self._next_id] = future
         request = json.dumps({"id": self._next_id, "environment": dict(environment)}).encode()
         socket.send_fds(self._requests, [request], [channel.fileno(), output])
-        return await asyncio.wait_for(future, FORK_SECONDS)
+        async with asyncio.timeout(FORK_SECONDS):
+            return await future
 
     async def _hear(self, replies: asyncio.StreamReader) -> None:
         while line := await replies.readline():
