@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from trireme.protocol.base import WireModel
+from trireme.protocol.messages import ModelRef
 
 
 class JobIdentity(WireModel):
@@ -37,6 +38,9 @@ class JobConfig(WireModel):
     slots: int = Field(ge=1, description="Pods of the job.")
     ranks_per_slot: int = Field(ge=1, description="Ranks (devices) in each pod.")
     store: StoreConfig
+    inputs: dict[str, ModelRef] = Field(
+        default_factory=dict, description="Models of other jobs, by the field of the spec that names the job."
+    )
 
     @property
     def world_size(self) -> int:

@@ -1,7 +1,7 @@
 """What a kind of resource is to the rest of the code. Operator, trainer and CLI ask here and never which kind it is."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from trireme.planning import Plan, PlanRequest, plan
 from trireme.resources.common import TrainingJobSpec
+from trireme.resources.references import References, no_references
 from trireme.resources.schema import Schema, structural_schema
 
 GROUP = "trireme.dev"
@@ -66,6 +67,8 @@ class KindInfo(Generic[SpecT]):
     rules: tuple[SpecRule, ...]
     plan_request: Callable[[SpecT], PlanRequest]
     """What the planner needs to know of a spec."""
+    references: Callable[[SpecT], References] = no_references
+    """The jobs whose models a spec asks for."""
 
     @property
     def api_version(self) -> str:
@@ -105,9 +108,29 @@ class KindInfo(Generic[SpecT]):
                 continue
         return self.parse(known)
 
+    def with_live_fields(self, frozen: SpecT, live: SpecT) -> SpecT:
+        """The spec of an accepted job: what is mutable as it stands now, all else as it was when it was accepted."""
+        return _replaced(frozen, live, [path.split(".") for path in self.mutable_paths])
+
     def plan(self, spec: SpecT) -> Plan:
         """The layout of a job. Raises trireme.planning.PlanError."""
         return plan(self.plan_request(spec))
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def _replaced(model: ModelT, other: ModelT, paths: Iterable[list[str]]) -> ModelT:
+    """`model` with the fields of `other` at these paths, which are in manifest form."""
+    names = {field.alias or name: name for name, field in type(model).model_fields.items()}
+    below: dict[str, list[list[str]]] = {}
+    for first, *rest in paths:
+        below.setdefault(names[first], []).append(rest)
+    update = {}
+    for name, rests in below.items():
+        here, there = getattr(model, name), getattr(other, name)
+        update[name] = there if [] in rests else _replaced(here, there, rests)
+    return model.model_copy(update=update)
 
 
 def _immutable(schema: Schema, mutable: tuple[str, ...], parent: str = "") -> Iterator[str]:

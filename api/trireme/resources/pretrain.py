@@ -9,6 +9,7 @@ from trireme.planning.shape import PRESETS, LlamaShape
 from trireme.resources.base import Glob, IntOrAuto, S3Uri, Strict
 from trireme.resources.common import TrainingJobSpec, placement
 from trireme.resources.kinds import KindInfo, SpecRule
+from trireme.resources.references import JobReference, References
 from trireme.resources.rules import JOB_COLUMNS, JOB_MUTABLE, JOB_RULES
 from trireme.resources.status import JobStatus
 
@@ -26,6 +27,9 @@ PresetName = Literal[
 ]
 
 
+START_FROM_JOB = "model.startFromJob"
+
+
 class Model(Strict):
     """The model: exactly one of preset and shape."""
 
@@ -41,10 +45,17 @@ class Model(Strict):
         description="Checkpoint (.../step-<n>) or exported model whose weights training starts from, of this shape.",
     )
 
+    start_from_job: JobReference | None = Field(
+        default=None,
+        description="Job whose exported model training starts from, of this shape; this job waits until it is there.",
+    )
+
     @model_validator(mode="after")
     def _exactly_one(self) -> "Model":
         if (self.preset is None) == (self.shape is None):
             raise ValueError("exactly one of preset and shape must be set")
+        if self.start_from is not None and self.start_from_job is not None:
+            raise ValueError("at most one of startFrom and startFromJob may be set")
         return self
 
 
@@ -99,8 +110,8 @@ class Tokenizer(Strict):
         min_length=2,
         max_length=1024,
         pattern=r"^(s3://[a-z0-9]|file:///|/).*$",
-        description="Folder with a Hugging Face tokenizer (tokenizer.json). Left out: that of model.startFrom, or "
-        "without one byte-level BPE is trained.",
+        description="Folder with a Hugging Face tokenizer (tokenizer.json). Left out: that of the weights to start "
+        "from, or without such byte-level BPE is trained.",
     )
     vocab_size: int | None = Field(
         default=None,
@@ -283,6 +294,12 @@ def plan_request(spec: PretrainSpec) -> PlanRequest:
     )
 
 
+def references(spec: PretrainSpec) -> References:
+    """The job whose model training starts from."""
+    job = spec.model.start_from_job
+    return {} if job is None else {START_FROM_JOB: job}
+
+
 class PretrainJob(Strict):
     """A PretrainJob as it stands in a manifest; metadata is Kubernetes' own."""
 
@@ -307,6 +324,11 @@ PRETRAIN_JOB = KindInfo(
     rules=(
         *JOB_RULES,
         SpecRule("model", "has(self.preset) != has(self.shape)", "exactly one of preset and shape must be set"),
+        SpecRule(
+            "model",
+            "!(has(self.startFrom) && has(self.startFromJob))",
+            "at most one of startFrom and startFromJob may be set",
+        ),
         SpecRule(
             "model.shape",
             "has(self.head_dim) || self.hidden_size % self.num_attention_heads == 0",
@@ -352,4 +374,5 @@ PRETRAIN_JOB = KindInfo(
         ),
     ),
     plan_request=plan_request,
+    references=references,
 )

@@ -347,6 +347,18 @@ class ModelStatus(StatusModel):
     digest: str = Field(description="sha256:<hex> of the export's manifest.")
 
 
+class InputStatus(StatusModel):
+    """A job whose model this job works on, and that model once it is there: from then on that job may go."""
+
+    field: str = Field(max_length=256, description="Field of the spec that names the job.")
+    kind: str = Field(description="Kind of the job.")
+    name: str = Field(description="Name of the job.")
+    uid: str = Field(description="UID of the job.")
+    uri: str | None = Field(default=None, description="s3:// URI of its model; absent until it has finished.")
+    digest: str | None = Field(default=None, description="sha256:<hex> of the model's manifest.")
+    at: datetime | None = Field(default=None, description="When the model was recorded.")
+
+
 class JobStatus(StatusModel):
     """Observed state of a training job."""
 
@@ -359,6 +371,12 @@ class JobStatus(StatusModel):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     resolved: Resolved | None = Field(default=None, description="What admission settled, frozen.")
+    inputs: list[InputStatus] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Jobs whose models this job works on, from when each was first seen.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["field"]},
+    )
     gang: GangStatus = Field(default_factory=GangStatus, description="The gang of pods and its attempt.")
     progress: ProgressStatus | None = Field(default=None, description="Training facts.")
     checkpoint: CheckpointStatus = Field(default_factory=CheckpointStatus, description="Committed checkpoints.")

@@ -198,7 +198,7 @@ class Executor:
         s, names = situation(observed, kind), self._names(observed)
         assert s is not None
         await self._ensure(names, "services", build.service(names))
-        await self._ensure(names, "configmaps", build.config_map(names, s.spec, s.resolved))
+        await self._ensure(names, "configmaps", build.config_map(names, s.spec, s.resolved, s.status.inputs))
         await self._ensure(names, "secrets", build.agent_secret(names, self._key(observed, names)))
 
     async def _ensure(self, names: build.Names, plural: str, manifest: JsonObject) -> None:

@@ -3,11 +3,12 @@
 import base64
 import hashlib
 import hmac
+from collections.abc import Sequence
 from typing import Any
 
-from trireme.protocol import JobConfig, JobIdentity, StoreConfig
+from trireme.protocol import JobConfig, JobIdentity, ModelRef, StoreConfig
 from trireme.resources.common import TrainingJobSpec
-from trireme.resources.status import Resolved
+from trireme.resources.status import InputStatus, Resolved
 from trireme_operator.build.names import AGENT_PORT, METRICS_PORT, Names
 
 
@@ -34,7 +35,9 @@ def service(names: Names) -> dict[str, Any]:
     }
 
 
-def job_config(names: Names, spec: TrainingJobSpec, resolved: Resolved) -> JobConfig:
+def job_config(
+    names: Names, spec: TrainingJobSpec, resolved: Resolved, inputs: Sequence[InputStatus] = ()
+) -> JobConfig:
     """What the pods are told about the job: only what never changes."""
     checkpoint = spec.checkpoint
     return JobConfig(
@@ -52,17 +55,20 @@ def job_config(names: Names, spec: TrainingJobSpec, resolved: Resolved) -> JobCo
             region=checkpoint.region,
             path_style=checkpoint.path_style,
         ),
+        inputs={i.field: ModelRef(uri=i.uri, digest=i.digest) for i in inputs if i.uri and i.digest},
     )
 
 
-def config_map(names: Names, spec: TrainingJobSpec, resolved: Resolved) -> dict[str, Any]:
+def config_map(
+    names: Names, spec: TrainingJobSpec, resolved: Resolved, inputs: Sequence[InputStatus] = ()
+) -> dict[str, Any]:
     """Immutable ConfigMap with job.json."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": names.metadata(names.config_map),
         "immutable": True,
-        "data": {"job.json": job_config(names, spec, resolved).to_json()},
+        "data": {"job.json": job_config(names, spec, resolved, inputs).to_json()},
     }
 
 

@@ -20,6 +20,8 @@ from trireme_operator.decide.model import (
     PodView,
     Policy,
     PutTarget,
+    Upstream,
+    UpstreamView,
 )
 
 __all__ = [
@@ -43,6 +45,8 @@ __all__ = [
     "Policy",
     "PutTarget",
     "Refused",
+    "Upstream",
+    "UpstreamView",
     "decide",
     "refuse",
     "situation",

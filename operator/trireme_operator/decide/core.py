@@ -61,21 +61,7 @@ def situation(observed: Observed, kind: Kind) -> Situation | None:
         )
     if frozen is not None and live is not None:
         # An upgrade may bring new defaults: what is not mutable stays as it was resolved.
-        spec = frozen.model_copy(
-            update={
-                "suspend": live.suspend,
-                "ttl_seconds_after_finished": live.ttl_seconds_after_finished,
-                "active_deadline_seconds": live.active_deadline_seconds,
-                "fault_tolerance": live.fault_tolerance,
-                "checkpoint": frozen.checkpoint.model_copy(
-                    update={
-                        "interval_steps": live.checkpoint.interval_steps,
-                        "interval_seconds": live.checkpoint.interval_seconds,
-                        "keep": live.checkpoint.keep,
-                    }
-                ),
-            }
-        )
+        spec = kind.with_live_fields(frozen, live)
     return Situation(observed, spec, resolved)
 
 

@@ -11,7 +11,7 @@ from trireme.resources.status import (
     ResumeFrom,
     SlotStatus,
 )
-from trireme_operator.decide import draining, exclusion, faults, progress, restarts, retelling, room
+from trireme_operator.decide import draining, exclusion, faults, progress, restarts, retelling, room, upstreams
 from trireme_operator.decide.faults import Cause
 from trireme_operator.decide.model import JobEvent, seconds_since, to_time
 from trireme_operator.decide.situation import PHASES, Situation
@@ -44,8 +44,10 @@ def advance(s: Situation) -> Step | None:
 
 def _active_deadline(s: Situation) -> Step | None:
     limit, start = s.spec.active_deadline_seconds, s.status.start_time
-    if limit is None or start is None:
+    if limit is None or start is None or upstreams.outstanding(s.status, s.observed.upstreams):
         return None
+    # How long other jobs take for their models is not this one's time.
+    start = max([start, *(known.at for known in s.status.inputs if known.at is not None)])
     active = seconds_since(start, s.now) - s.status.time.seconds.suspended
     if s.gang.phase == GangPhase.STOPPED or active <= limit:
         return None
@@ -116,11 +118,15 @@ def _backing_off(s: Situation) -> bool:
 
 
 def _waiting(s: Situation) -> Step | None:
-    """No pods; wait until the whole gang fits, or until it is the scheduler's or an autoscaler's turn to find room."""
+    """No pods; wait for other jobs' models, then until the whole gang fits, or until it is the scheduler's or an
+    autoscaler's turn to find room."""
     suspended = _suspend_now(s)
     if suspended is not None:
         return suspended
-    if s.pods or _backing_off(s):
+    news = upstreams.advance(s)
+    if news is not None:
+        return news
+    if s.pods or _backing_off(s) or upstreams.outstanding(s.status, s.observed.upstreams):
         return None
     unseen = not room.left_to_scheduler(s) and room.shortage(s) is not None
     if unseen and seconds_since(s.gang.phase_since, s.now) <= s.timeouts.scheduling_timeout_seconds:

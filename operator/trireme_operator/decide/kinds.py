@@ -39,6 +39,9 @@ def admit(kind: Kind, name: str, raw: Mapping[str, Any]) -> Admitted | Refused:
         )
     try:
         spec = kind.parse(raw)
+        for field, job in kind.references(spec).items():
+            if (job.kind, job.name) == (kind.kind, name):
+                raise SpecError(field, f"{job} is this job itself")
         plan = kind.plan(spec)
     except SpecError as error:
         return Refused("InvalidSpec", f"spec.{error.field}: {error.message}" if error.field else error.message)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from trireme.protocol import Report, Target
 from trireme.resources.common import TrainingJobSpec
-from trireme.resources.status import JobStatus
+from trireme.resources.references import JobReference
+from trireme.resources.status import JobState, JobStatus, ModelStatus
 
 Quantities = Mapping[str, int]
 """Amounts by resource name, in thousandths (so that cpu: 500m is 500)."""
@@ -115,6 +116,26 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class UpstreamView:
+    """What matters of a job whose model another one asks for."""
+
+    uid: str
+    deleting: bool = False
+    state: JobState = JobState.PENDING
+    model: ModelStatus | None = None
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A job that a spec names; `found` is None while there is no such job."""
+
+    field: str
+    reference: JobReference
+    found: UpstreamView | None = None
+
+
+@dataclass(frozen=True)
 class Obstacle:
     """Why the API server did not create an object of the job when that was last tried."""
 
@@ -163,6 +184,7 @@ class Observed:
     nodes: tuple[NodeView, ...] | None = None  # None: nodes cannot be seen
     contacts: Mapping[str, Contact] = field(default_factory=dict)  # by pod UID
     claims: tuple[Claim, ...] = ()
+    upstreams: tuple[Upstream, ...] = ()
     obstacle: Obstacle | None = None
     policy: Policy = Policy()
 

@@ -6,11 +6,23 @@ from dataclasses import replace
 from typing import Protocol
 
 from trireme.resources.common import TrainingJobSpec
-from trireme.resources.status import TERMINAL_STATES, GangPhase
+from trireme.resources.status import TERMINAL_STATES, ConditionType, GangPhase, JobState
 from trireme_operator.build.names import LABEL_KIND, LABEL_NAME, LABEL_UID, controlled_by
-from trireme_operator.decide import Claim, Contact, JobView, Kind, Observed, Obstacle, PodView, Policy
+from trireme_operator.decide import (
+    Claim,
+    Contact,
+    JobView,
+    Kind,
+    Observed,
+    Obstacle,
+    PodView,
+    Policy,
+    Upstream,
+    UpstreamView,
+)
 from trireme_operator.decide.capacity import pod_requests
 from trireme_operator.decide.kinds import parse
+from trireme_operator.decide.upstreams import outstanding
 from trireme_operator.observe.cache import Cache, JsonObject
 from trireme_operator.observe.queue import JobKey
 from trireme_operator.observe.usage import NodeUsage
@@ -103,6 +115,7 @@ class World:
             nodes=nodes,
             contacts=self.agents.contacts,
             claims=self._claims(job.uid) if waits and nodes is not None else (),
+            upstreams=self._upstreams(key.kind, job),
             obstacle=self.obstacles.get(job.uid),
             policy=self.policy,
         )
@@ -130,10 +143,8 @@ class World:
             return None
         if gang.not_before is not None and gang.not_before.timestamp() > self._clock():
             return None
-        if job.uid not in self._specs:
-            self._specs[job.uid] = parse(self.kinds[kind], resolved.spec)
-        spec = self._specs[job.uid]
-        if spec is None:
+        spec = self._accepted_spec(kind, job)
+        if spec is None or outstanding(job.status, self._upstreams(kind, job)):
             return None
         pods = self.pods_of(job)
         unbound = sum(1 for pod in pods if pod.node is None and not pod.finished and not pod.deleting)
@@ -148,6 +159,37 @@ class World:
             name=job.name,
             own_nodes=frozenset(pod.node for pod in pods if pod.node),
         )
+
+    def _accepted_spec(self, kind: str, job: JobView) -> TrainingJobSpec | None:
+        """The spec as it was accepted; None before, and when it is not valid any more."""
+        if job.status.resolved is None:
+            return None
+        if job.uid not in self._specs:
+            self._specs[job.uid] = parse(self.kinds[kind], job.status.resolved.spec)
+        return self._specs[job.uid]
+
+    def _upstreams(self, kind: str, job: JobView) -> tuple[Upstream, ...]:
+        """The jobs whose models a job asks for."""
+        spec = self._accepted_spec(kind, job)
+        named = {} if spec is None else self.kinds[kind].references(spec)
+        return tuple(
+            Upstream(field, reference, self._upstream(JobKey(reference.kind, job.namespace, reference.name)))
+            for field, reference in named.items()
+        )
+
+    def _upstream(self, key: JobKey) -> UpstreamView | None:
+        raw = self.raw_job(key)
+        if raw is None:
+            return None
+        try:
+            job = self._view(raw)
+        except UnreadableStatus:  # of a newer operator's making, or damaged: it says nothing
+            return UpstreamView(uid=raw["metadata"]["uid"])
+        status = job.status
+        of = ConditionType.ACCEPTED if status.state == JobState.REJECTED else ConditionType.FAILED
+        condition = status.condition(of)
+        failure = f"{condition.reason}: {condition.message}" if condition else ""
+        return UpstreamView(job.uid, job.deleting, status.state, status.model, failure)
 
     def job_of_pod(self, raw: JsonObject) -> JobKey | None:
         """The job that a pod matters to: also one that waits until its predecessor's pod leaves the name."""

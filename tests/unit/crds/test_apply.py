@@ -78,6 +78,13 @@ REFUSED = [
     ("spec.model.preset", None, "exactly one of preset and shape"),
     ("spec.model.preset", "gpt-5", "gpt-5"),
     ("spec.model.family", "mamba", "mamba"),
+    (
+        "spec.model",
+        {"preset": "llama3.2-1b", "startFrom": "s3://models/a", "startFromJob": {"name": "a"}},
+        "at most one of startFrom and startFromJob",
+    ),
+    ("spec.model.startFromJob", {"kind": "Deployment", "name": "a"}, "Deployment"),
+    ("spec.model.startFromJob", {"kind": "PretrainJob"}, "name"),
     ("spec.training.steps", 10, "exactly one of steps and tokens"),
     ("spec.training.tokens", None, "exactly one of steps and tokens"),
     ("spec.training.globalBatchSize", 0, "globalBatchSize"),

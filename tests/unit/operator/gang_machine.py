@@ -37,6 +37,7 @@ SPEC: dict[str, Any] = {
         },
     },
 }
+AFTER_ANOTHER = {**SPEC, "model": {**SPEC["model"], "startFromJob": {"name": "up"}}}
 ORDER = {phase: i for i, phase in enumerate(GangPhase)}
 EXPECTED_FAILURES = {
     "ApplicationBudgetExhausted",
@@ -59,8 +60,8 @@ class GangMachine(RuleBasedStateMachine):
         super().__init__()
         self.injected: dict[str, int] = {"application": 0, "outOfMemory": 0, "corrupt": 0, "nan": 0}
 
-    @initialize(seed=st.integers(0, 2**16), head_start=st.integers(0, 20))
-    def begin(self, seed: int, head_start: int) -> None:
+    @initialize(seed=st.integers(0, 2**16), head_start=st.integers(0, 20), upstream=st.booleans())
+    def begin(self, seed: int, head_start: int, upstream: bool) -> None:
         rng = random.Random(seed)
         self.cluster = Cluster(rng=rng)
         now = self.cluster.now
@@ -76,7 +77,7 @@ class GangMachine(RuleBasedStateMachine):
                 "generation": 1,
                 "creationTimestamp": "1970-01-12T13:46:40Z",
             },
-            "spec": SPEC,
+            "spec": AFTER_ANOTHER if upstream else SPEC,
         }
         self.seen = JobStatus()
         self.fenced_at = 0.0
@@ -134,6 +135,16 @@ class GangMachine(RuleBasedStateMachine):
         stopped = self.operators[which]
         stopped.leading = stopped.leading and believes
         stopped.reconcile()
+
+    @rule(state=st.sampled_from(("Running", "Failed", "Succeeded", "")))
+    def upstream_changes(self, state: str) -> None:
+        """The job that ours starts from, where it starts from one: at first there is none. '': it is deleted."""
+        old = self.cluster.upstream
+        if old is not None and (not state or old["status"]["state"] in ("Failed", "Succeeded")):
+            self.cluster.delete_upstream()
+            old = None
+        if state:
+            self.cluster.set_upstream(state, old["metadata"]["uid"] if old else f"up-{self.cluster.version}")
 
     @rule(seconds=st.integers(1, 12))
     def time_passes(self, seconds: int) -> None:
@@ -272,6 +283,9 @@ class GangMachine(RuleBasedStateMachine):
         if new.time.open is not None:
             total += self.cluster.now - new.time.open.since.timestamp()
         assert abs(total - (self.cluster.now - 1_000_000.0)) < 1.0, "every second is in one category"
+        if "startFromJob" in self.cluster.job["spec"]["model"] and new.gang.attempt:
+            assert [known.digest for known in new.inputs] == [f"sha256:{new.inputs[0].uid}"], "starts from a model"
+            assert not old.gang.attempt or old.inputs == new.inputs, "and from the same one for ever"
         if old.gang.phase == GangPhase.FENCING != new.gang.phase:
             self.fenced_at = self.cluster.now
         if new.gang.phase == GangPhase.RUNNING and old.gang.phase != GangPhase.RUNNING:
@@ -324,6 +338,7 @@ class GangMachine(RuleBasedStateMachine):
         if self.cluster.job["spec"].get("suspend"):
             self.cluster.edit_job(suspend=False)
         self.operators[0].leading, self.operators[1].leading = True, False
+        self.upstream_changes("Succeeded")
         for operator in self.operators:
             operator.relist()
         for _ in range(60):

@@ -57,6 +57,8 @@ class Cluster:
     version: int = 100
     uids: int = 0
     job: JsonObject = field(default_factory=dict)
+    upstream: JsonObject | None = None  # the job whose model `job` starts from
+    config_maps: list[JsonObject] = field(default_factory=list)  # in the order of their creation, known or not
     pods: dict[str, JsonObject] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)  # by pod UID; outlive the pod's object on a lost node
@@ -108,6 +110,27 @@ class Cluster:
         self.job = {**self.job, "spec": {**self.job["spec"], **spec}}
         self.job["metadata"] = {**metadata, "resourceVersion": self.bump(), "generation": metadata["generation"] + 1}
         self.announce("MODIFIED", self.job)
+
+    def set_upstream(self, state: str, uid: str = "up-1") -> None:
+        """The job that `job` starts from is there, in this state."""
+        status: JsonObject = {"state": state}
+        if state == "Succeeded":
+            status["model"] = {"uri": f"s3://bucket/{uid}/model", "digest": f"sha256:{uid}"}
+        if state == "Failed":
+            failed = {"type": "Failed", "status": "True", "reason": "NaNLoss", "message": "loss nan at step 7"}
+            status["conditions"] = [{**failed, "lastTransitionTime": to_time(self.now).isoformat()}]
+        self.upstream = {
+            **self.job,
+            "metadata": {**self.job["metadata"], "name": "up", "uid": uid, "resourceVersion": self.bump()},
+            "status": status,
+        }
+        self.announce("MODIFIED", self.upstream)
+
+    def delete_upstream(self) -> None:
+        if self.upstream is not None:
+            metadata = {**self.upstream["metadata"], "resourceVersion": self.bump()}
+            self.announce("DELETED", {**self.upstream, "metadata": metadata})
+            self.upstream = None
 
     def create_pod(self, body: JsonObject) -> JsonObject:
         name = body["metadata"]["name"]
@@ -295,6 +318,8 @@ class FakeApi:
 
     async def create(self, path: str, body: JsonObject, *, dry_run: bool = False) -> JsonObject:
         self._count()
+        if body["kind"] == "ConfigMap":
+            self.cluster.config_maps.append(body)
         if path != POD_PATH:
             return body
         return body if dry_run else self.cluster.create_pod(body)

@@ -83,7 +83,8 @@ class Operator:
         """The level resync."""
         jobs, pods, nodes = self.world.jobs["PretrainJob"], self.world.pods, self.world.nodes
         assert nodes is not None
-        jobs.replace([self.cluster.job], jobs.uids())
+        upstream = self.cluster.upstream
+        jobs.replace([self.cluster.job, *([upstream] if upstream else [])], jobs.uids())
         pods.replace(list(self.cluster.pods.values()), pods.uids())
         nodes.replace([self.cluster.node_raw(n) for n in self.cluster.nodes.values()], nodes.uids())
 

@@ -103,7 +103,7 @@ class Attempt:
             target=target,
             slot=environment.slot,
             config=config.store,
-            starting_uri=find_program(config.program).starting_uri(config.spec),
+            starting=find_program(config.program).starting_weights(config),
         )
         self.committer = Committer(
             CommitPlace(self._keys, target.attempt, environment.slot, config.slots, config.ranks_per_slot),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from trireme.checkpoints import JobKeys
 from trireme.protocol import StoreConfig, Target
 from trireme_trainer.agent.messages import Inputs
+from trireme_trainer.agent.programs import StartingWeights
 from trireme_trainer.checkpoint.fetch import Corrupt, NodeCache
 from trireme_trainer.checkpoint.inventory import ResumeRecord, resume_key
 from trireme_trainer.checkpoint.store import ObjectStore, StoreError
@@ -42,7 +43,7 @@ class InputsFetcher:
     target: Target
     slot: int
     config: StoreConfig
-    starting_uri: str | None = None
+    starting: StartingWeights | None = None
 
     def __post_init__(self) -> None:
         self._cancelled = threading.Event()
@@ -89,14 +90,16 @@ class InputsFetcher:
         dataset = self.cache.fetch_dataset(self.store, target.dataset, self._stop)
         checkpoint = None
         if target.resume_from is not None:
-            directory, manifest = self.cache.fetch_checkpoint(self.store, target.resume_from, self._stop)
-            (directory.with_suffix(".manifest.json")).write_bytes(manifest.encode())
-            checkpoint = str(directory)
-        starting = None
-        if checkpoint is None and self.starting_uri is not None:
-            store = ObjectStore(self.config, uri=self.starting_uri)
-            starting = str(self.cache.fetch_starting_weights(store, self.starting_uri, self._stop))
-        return Inputs(dataset_directory=str(dataset), checkpoint_directory=checkpoint, start_directory=starting)
+            place, manifest = self.cache.fetch_checkpoint(self.store, target.resume_from, self._stop)
+            (place.with_suffix(".manifest.json")).write_bytes(manifest.encode())
+            checkpoint = str(place)
+        directory = None
+        if checkpoint is None and self.starting is not None:
+            store = ObjectStore(self.config, uri=self.starting.uri)
+            directory = str(
+                self.cache.fetch_starting_weights(store, self.starting.uri, self._stop, digest=self.starting.digest)
+            )
+        return Inputs(dataset_directory=str(dataset), checkpoint_directory=checkpoint, start_directory=directory)
 
 
 def free_port(address: str) -> int:

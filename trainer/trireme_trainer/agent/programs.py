@@ -5,6 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from trireme.protocol import JobConfig, ModelRef
+from trireme.resources.pretrain import START_FROM_JOB
+
+
+@dataclass(frozen=True)
+class StartingWeights:
+    """Weights that training starts from; with a digest when they are another job's model."""
+
+    field: str
+    """Field of the spec that names them."""
+    uri: str
+    digest: str | None = None
+
 
 @dataclass(frozen=True)
 class Program:
@@ -12,22 +25,28 @@ class Program:
 
     ranks: str
     preparation: str
-    start_from: tuple[str, ...] = ()
-    """Where the spec names a checkpoint or model whose weights training starts from."""
+    start_from: str = ""
+    """Field of the spec, dotted, with the URI of a checkpoint or model whose weights training starts from."""
+    start_from_job: str = ""
+    """Field of the spec that names a job instead, whose model the operator has recorded."""
 
-    def starting_uri(self, spec: dict[str, Any]) -> str | None:
-        """The URI that the spec names there, if any."""
-        place: Any = spec
-        for name in self.start_from:
+    def starting_weights(self, job: JobConfig) -> StartingWeights | None:
+        """The weights that a job starts from, if any."""
+        recorded: ModelRef | None = job.inputs.get(self.start_from_job)
+        if recorded is not None:
+            return StartingWeights(self.start_from_job, recorded.uri, recorded.digest)
+        place: Any = job.spec
+        for name in self.start_from.split("."):
             place = place.get(name) if isinstance(place, dict) else None
-        return place if isinstance(place, str) else None
+        return StartingWeights(self.start_from, place) if isinstance(place, str) else None
 
 
 PROGRAMS = {
     "pretrain": Program(
         ranks="trireme_trainer.pretrain",
         preparation="trireme_trainer.pretrain.prepare",
-        start_from=("model", "startFrom"),
+        start_from="model.startFrom",
+        start_from_job=START_FROM_JOB,
     ),
 }
 

@@ -187,17 +187,20 @@ class NodeCache:
                 # Removed when the next checkpoint is fetched: gigabytes take their time.
                 directory.rename(directory.with_name(f"{directory.name}.{uuid.uuid4().hex[:8]}{DISTRUSTED_SUFFIX}"))
 
-    def fetch_starting_weights(self, store: ObjectStore, uri: str, cancelled: Callable[[], bool]) -> Path:
+    def fetch_starting_weights(
+        self, store: ObjectStore, uri: str, cancelled: Callable[[], bool], *, digest: str | None = None
+    ) -> Path:
         """The files of a checkpoint or model named by the user. Raises Corrupt, StoreError.
 
-        With a manifest, every file is checked against it. A model from elsewhere has none: of it, safetensors and
-        JSON files are taken, which hold no code, and the engine checks their shapes.
+        With a manifest, whose digest is checked where one is given, every file is checked against it. A model from
+        elsewhere has none: of it, safetensors and JSON files are taken, which hold no code, and the engine checks
+        their shapes.
         """
-        directory = self._root / "starting" / hashlib.sha256(uri.encode()).hexdigest()
+        directory = self._root / "starting" / hashlib.sha256(f"{uri} {digest or ''}".encode()).hexdigest()
         prefix = parse_s3_uri(uri)[1] + "/"
         if not directory.is_dir():
-            if store.exists(prefix + MANIFEST_NAME):
-                files = read_manifest(store, prefix + MANIFEST_NAME).files
+            if digest is not None or store.exists(prefix + MANIFEST_NAME):
+                files = read_manifest(store, prefix + MANIFEST_NAME, digest).files
                 fetch_files(store, prefix, files, directory, cancelled=cancelled)
             else:
                 self._fetch_foreign_model(store, prefix, directory, cancelled)

@@ -10,6 +10,7 @@ from trireme.planning.types import Plan
 from trireme.protocol import JobConfig
 from trireme.resources.pretrain import PretrainSpec
 from trireme.resources.pretrain import Source as SourceSpec
+from trireme_trainer.agent.programs import StartingWeights, find_program
 from trireme_trainer.data.prepare import DataConfig
 from trireme_trainer.data.sources import SourceConfig
 from trireme_trainer.engines.interface import (
@@ -33,6 +34,11 @@ class PretrainConfig:
     def parse(cls, job: JobConfig) -> PretrainConfig:
         """Raises pydantic.ValidationError when spec or plan are not of this version."""
         return cls(job, PretrainSpec.model_validate(job.spec), Plan.model_validate(job.plan))
+
+    @property
+    def starting(self) -> StartingWeights | None:
+        """The weights that training starts from, if any."""
+        return find_program(self.job.program).starting_weights(self.job)
 
     @property
     def model(self) -> ModelShape:

@@ -20,6 +20,7 @@ from trireme.checkpoints.keys import MANIFEST_NAME
 from trireme.protocol import DatasetRef, InputsProblem, JobConfig, ProposedResume, Target
 from trireme_trainer.agent.channel import AGENT_PID_ENV, die_with_parent
 from trireme_trainer.agent.preparation import PreparationResult
+from trireme_trainer.agent.programs import StartingWeights
 from trireme_trainer.checkpoint.fetch import Corrupt, NodeCache, read_manifest
 from trireme_trainer.checkpoint.proposal import AttemptInStore, Expected, ResumeFinder, ResumeProblem
 from trireme_trainer.checkpoint.store import ObjectNotFound, ObjectStore, StoreError
@@ -83,19 +84,19 @@ class Inputs:
 
     def _check_starting_weights(self) -> None:
         """Whether the weights to start from are there and of this model; their bytes are checked when read."""
-        uri = self._config.spec.model.start_from
-        if uri is None:
+        starting = self._config.starting
+        if starting is None:
             return
+        uri = starting.uri
         store, prefix = ObjectStore(self._config.job.store, uri=uri), parse_s3_uri(uri)[1] + "/"
         try:
-            found = read_manifest(store, prefix + MANIFEST_NAME).model_digest
+            found = read_manifest(store, prefix + MANIFEST_NAME, starting.digest).model_digest
         except Corrupt as error:
-            if error.reason == "ManifestMissing" and store.exists(prefix + CONFIG_NAME):
+            if starting.digest is None and error.reason == "ManifestMissing" and store.exists(prefix + CONFIG_NAME):
                 self._check_model_from_elsewhere(store, uri, prefix)
                 return
-            raise StoreError(
-                "StartFromNotFound", f"{uri} holds no checkpoint or model: {error}", retryable=True
-            ) from error
+            what = "checkpoint or model" if starting.digest is None else f"model with digest {starting.digest}"
+            raise StoreError("StartFromNotFound", f"{uri} holds no {what}: {error}", retryable=True) from error
         if found != self._config.model_digest:
             message = f"{uri} is of model {found}, this job's is {self._config.model_digest}"
             raise ResumeProblem("CheckpointOfAnotherModel", message)
@@ -109,15 +110,16 @@ class Inputs:
 
     def _data(self) -> DataConfig:
         """What to prepare; weights to start from bring their tokenizer: another would give their rows other words."""
-        data, uri = self._config.data, self._config.spec.model.start_from
-        if uri is None or data.tokenizer_uri is not None:
+        data, starting = self._config.data, self._config.starting
+        if starting is None or data.tokenizer_uri is not None:
             return data
+        uri = starting.uri
         store, prefix = ObjectStore(self._config.job.store, uri=uri), parse_s3_uri(uri)[1]
         if not store.exists(f"{prefix}/{TOKENIZER_FILE}"):
-            prefix = self._tokenizer_of_checkpoint(store, uri, prefix)
+            prefix = self._tokenizer_of_checkpoint(store, starting, prefix)
         return replace(data, tokenizer_uri=f"s3://{store.bucket}/{prefix}")
 
-    def _tokenizer_of_checkpoint(self, store: ObjectStore, uri: str, prefix: str) -> str:
+    def _tokenizer_of_checkpoint(self, store: ObjectStore, starting: StartingWeights, prefix: str) -> str:
         """Where the tokenizer of a checkpoint lies: with its job's data. Raises TokenizerUnusable."""
         with contextlib.suppress(Corrupt):
             trained_on = read_manifest(store, f"{prefix}/{MANIFEST_NAME}").dataset_digest.removeprefix("sha256:")
@@ -126,7 +128,7 @@ class Inputs:
             if store.exists(f"{folder}/{TOKENIZER_FILE}"):
                 return folder
         raise TokenizerUnusable(
-            f"spec.model.startFrom: no {TOKENIZER_FILE} beside the weights of {uri}; "
+            f"spec.{starting.field}: no {TOKENIZER_FILE} beside the weights of {starting.uri}; "
             "name the folder of their tokenizer in spec.data.tokenizer.uri"
         )
 
