@@ -50,9 +50,7 @@ def mutate_create(store: Store, resource: Resource, obj: Obj, user: User) -> Non
         _default_tolerations(obj)
 
 
-def mutate_update(
-    store: Store, resource: Resource, new: Obj, old: Obj, service_network: ipaddress.IPv4Network
-) -> None:
+def mutate_update(store: Store, resource: Resource, new: Obj, old: Obj, service_network: ipaddress.IPv4Network) -> None:
     """Admission plugins that change an updated object, in place."""
     if resource.storage == "/services" and not new["spec"].get("clusterIP"):
         # One that was an ExternalName until now.

@@ -89,9 +89,7 @@ class Claims:
             if is_status(error, 404):
                 return False
             raise
-        return bool(
-            fresh["metadata"]["uid"] == metadata["uid"] and not fresh["metadata"].get("deletionTimestamp")
-        )
+        return bool(fresh["metadata"]["uid"] == metadata["uid"] and not fresh["metadata"].get("deletionTimestamp"))
 
     async def _patch(self, obj: JsonObject, reference: JsonObject) -> JsonObject | None:
         """The object with a changed owner reference, None when it is gone or has been replaced."""

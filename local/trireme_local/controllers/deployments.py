@@ -107,8 +107,7 @@ class Deployments:
         """Whether a pod of these ReplicaSets may still be running, those on their way out included."""
         uids = {item["metadata"]["uid"] for item in replica_sets}
         return any(
-            (controller_of(pod) or {}).get("uid") in uids and not is_finished(pod)
-            for pod in self._pods.store.values()
+            (controller_of(pod) or {}).get("uid") in uids and not is_finished(pod) for pod in self._pods.store.values()
         )
 
 
@@ -180,9 +179,7 @@ class _Rollout:
         missing = conditions.condition(known, conditions.PROGRESSING) is None
         if conditions.has_deadline(self._deployment) and missing:
             text = f'Found new replica set "{self._new["metadata"]["name"]}"'
-            await self._write_condition(
-                conditions.make(conditions.PROGRESSING, "True", "FoundNewReplicaSet", text)
-            )
+            await self._write_condition(conditions.make(conditions.PROGRESSING, "True", "FoundNewReplicaSet", text))
 
     async def _write_revision(self, new: JsonObject) -> None:
         annotations = self._deployment["metadata"].get("annotations") or {}
@@ -226,9 +223,7 @@ class _Rollout:
         await self._write_revision(self._new)
         if conditions.has_deadline(deployment):
             text = f'Created new replica set "{name}"'
-            await self._write_condition(
-                conditions.make(conditions.PROGRESSING, "True", "NewReplicaSetCreated", text)
-            )
+            await self._write_condition(conditions.make(conditions.PROGRESSING, "True", "NewReplicaSetCreated", text))
         return True
 
     async def _take_existing(self, name: str) -> bool:

@@ -41,7 +41,7 @@ def make(kind: str, status: str, reason: str, message: str) -> JsonObject:
 
 
 def with_condition(conditions: Iterable[JsonObject], new: JsonObject) -> Conditions:
-    """`conditions` with `new`: unchanged where status and reason stay, with the old transition time where status does."""
+    """`conditions` with `new`: as it was where status and reason stay, the old transition time where status does."""
     kept = list(conditions)
     before = condition(kept, new["type"])
     if before is not None and (before["status"], before.get("reason")) == (new["status"], new["reason"]):
@@ -131,9 +131,7 @@ def _subject(deployment: JsonObject, new: JsonObject | None) -> str:
     return f'Deployment "{deployment["metadata"]["name"]}"'
 
 
-def _progress(
-    deployment: JsonObject, status: JsonObject, new: JsonObject | None, now: datetime
-) -> Conditions:
+def _progress(deployment: JsonObject, status: JsonObject, new: JsonObject | None, now: datetime) -> Conditions:
     """The conditions with Progressing as the counts say it."""
     conditions: Conditions = status["conditions"]
     current, subject = condition(conditions, PROGRESSING), _subject(deployment, new)

@@ -64,7 +64,7 @@ def _order(left: tuple[JsonObject, int], right: tuple[JsonObject, int], now: dat
     one_ready, two_ready = ready_since(one), ready_since(two)
     steps = [
         (bool(one["spec"].get("nodeName")), bool(two["spec"].get("nodeName"))),
-        (_PHASES.get(one_status.get("phase"), 0), _PHASES.get(two_status.get("phase"), 0)),
+        (_PHASES.get(one_status.get("phase", ""), 0), _PHASES.get(two_status.get("phase", ""), 0)),
         (one_ready is not None, two_ready is not None),
         (_cost(one), _cost(two)),
         (-one_rank, -two_rank),
@@ -93,5 +93,9 @@ def pods_to_delete(
     crowd = Counter(pod["spec"].get("nodeName") for pod in related if is_active(pod))
     moment = now or datetime.now(UTC)
     ranked = [(pod, crowd[pod["spec"].get("nodeName")]) for pod in pods]
-    ranked.sort(key=cmp_to_key(lambda left, right: _order(left, right, moment)))
+
+    def order(left: tuple[JsonObject, int], right: tuple[JsonObject, int]) -> int:
+        return _order(left, right, moment)
+
+    ranked.sort(key=cmp_to_key(order))
     return [pod for pod, _ in ranked[:count]]

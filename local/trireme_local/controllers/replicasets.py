@@ -88,9 +88,7 @@ def replica_status(
 class ReplicaSets:
     """Keeps every ReplicaSet's pods and status."""
 
-    def __init__(
-        self, client: KubeClient, pods: Informer, replica_sets: Informer, recorder: EventRecorder
-    ) -> None:
+    def __init__(self, client: KubeClient, pods: Informer, replica_sets: Informer, recorder: EventRecorder) -> None:
         self._client = client
         self._pods, self._replica_sets = pods, replica_sets
         self._recorder = recorder
@@ -174,9 +172,8 @@ class ReplicaSets:
             failure, error = await self._manage(replica_set, pods)
         stored = await self._write_status(replica_set, replica_status(replica_set, pods, failure))
         status, minimum = stored.get("status") or {}, replica_set["spec"].get("minReadySeconds", 0)
-        if minimum and status.get("readyReplicas", 0) == replica_set["spec"]["replicas"]:
-            if status.get("availableReplicas", 0) != replica_set["spec"]["replicas"]:
-                self.queue.add_after(key, minimum)
+        if minimum and status.get("readyReplicas", 0) != status.get("availableReplicas", 0):
+            self.queue.add_after(key, minimum)
         if error is not None:
             raise error
 
@@ -253,9 +250,7 @@ class ReplicaSets:
             raise
 
 
-async def slow_start(
-    count: int, create: Callable[[], Awaitable[Exception | None]]
-) -> tuple[int, Exception | None]:
+async def slow_start(count: int, create: Callable[[], Awaitable[Exception | None]]) -> tuple[int, Exception | None]:
     """Create in batches of 1, 2, 4, ... until one fails, so that a refusal is not repeated hundreds of times.
 
     Returns how many were tried and the first error.

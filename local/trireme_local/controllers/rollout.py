@@ -236,17 +236,18 @@ def proportional_sizes(deployment: JsonObject, replica_sets: Iterable[JsonObject
     if change > 0:
         live.reverse()
     live.sort(key=replicas_of, reverse=True)
-    sizes, spent = [], 0
+    sizes: list[int] = []
+    spent = 0
     for item in live:
         part = 0
         if change != 0 and change != spent:
             limit = change - spent
             part = min(_fraction(item, deployment), limit) if change > 0 else max(_fraction(item, deployment), limit)
-        sizes.append([item, replicas_of(item) + part])
+        sizes.append(replicas_of(item) + part)
         spent += part
     if sizes and change != 0:
-        sizes[0][1] = max(0, sizes[0][1] + change - spent)
-    return [(item, size) for item, size in sizes]
+        sizes[0] = max(0, sizes[0] + change - spent)
+    return list(zip(live, sizes, strict=True))
 
 
 def old_scale_down(

@@ -30,7 +30,7 @@ class ServiceProxy:
         self._services, self._pods = Informer(client, SERVICES), Informer(client, PODS)
         self._recorder = EventRecorder(client, "service-proxy")
         self._listeners = Listeners(self._complain)
-        self._said: dict[str, str] = {}
+        self._said: set[tuple[str, str]] = set()
         self._wake = asyncio.Event()
         for informer in (self._services, self._pods):
             informer.handlers.append(lambda old, new: self._wake.set())
@@ -66,9 +66,9 @@ class ServiceProxy:
 
     def _say(self, namespace: str, name: str, why: str) -> None:
         service = self._services.store.get((namespace, name))
-        if service is None or self._said.get(service["metadata"]["uid"]) == why:
+        if service is None or (service["metadata"]["uid"], why) in self._said:
             return
-        self._said[service["metadata"]["uid"]] = why
+        self._said.add((service["metadata"]["uid"], why))
         log.warning("service %s/%s: %s", namespace, name, why)
         self._recorder.record(service, "Warning", "ServiceNotReachable", why)
 

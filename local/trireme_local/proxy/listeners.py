@@ -34,9 +34,8 @@ class Listeners:
     async def apply(self, routes: dict[Address, Route]) -> bool:
         """Listen where a route has endpoints, and nowhere else; False when an address could not be had."""
         for address in [item for item in self._listeners if not routes.get(item) or not routes[item].endpoints]:
-            listener = self._listeners.pop(address)
-            if listener.server is not None:
-                listener.server.close()
+            if (server := self._listeners.pop(address).server) is not None:
+                server.close()
         complete = True
         for address, route in routes.items():
             if not route.endpoints:

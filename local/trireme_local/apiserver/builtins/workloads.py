@@ -236,10 +236,10 @@ def _amount(value: int | str, field: str) -> list[Cause]:
 
 
 def _strategy(strategy: Obj, field: str) -> list[Cause]:
-    kind, rolling = strategy["type"], strategy.get("rollingUpdate")
+    kind, rolling = strategy["type"], strategy.get("rollingUpdate", {})
     if kind == RECREATE:
         text = "may not be specified when strategy `type` is 'Recreate'"
-        return [] if rolling is None else [errors.forbidden_value(f"{field}.rollingUpdate", text)]
+        return [] if "rollingUpdate" not in strategy else [errors.forbidden_value(f"{field}.rollingUpdate", text)]
     if kind != ROLLING_UPDATE:
         return [errors.unsupported_value(field, kind, (RECREATE, ROLLING_UPDATE))]
     at = f"{field}.rollingUpdate"
