@@ -102,7 +102,7 @@ def format_selector(selector: Obj | None) -> str:
     for item in (selector or {}).get("matchExpressions") or ():
         values = ",".join(sorted(item.get("values") or ()))
         terms.append((item["key"], _SHOWN[item["operator"]].format(key=item["key"], values=values)))
-    return ",".join(text for _, text in sorted(terms))
+    return ",".join(text for _, text in sorted(terms, key=lambda term: term[0]))
 
 
 FieldGetter = Callable[[Obj, str], str | None]

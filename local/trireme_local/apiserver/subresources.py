@@ -290,7 +290,8 @@ async def _scale(
     if info.verb == "patch":
         wanted = _patched_scale(resource, scale, request.content_type, decode_body(raw, request.content_type))
     else:
-        wanted = decode_body(raw, request.content_type)
+        # kubectl's client of scales names no type.
+        wanted = decode_body(raw, request.content_type if "Content-Type" in request.headers else "application/json")
     if not isinstance(wanted, dict):
         raise errors.bad_request("the body is not a Scale")
     meta, spec = wanted.get("metadata") or {}, wanted.get("spec") or {}

@@ -165,7 +165,9 @@ def test_a_pod_that_is_not_ready_gets_no_connection_and_its_death_harms_nobody(a
 def test_a_connection_that_a_pod_refuses_goes_to_the_next_one(kubectl: Kubectl) -> None:
     """Two ports of one Service; nothing listens on the second port of one of the two pods."""
     for name, port in (("listens", 9000), ("refuses", 9001)):
-        script = f"import http.server as h, os; h.test(h.SimpleHTTPRequestHandler, port={port}, bind=os.environ['POD_IP'])"
+        script = (
+            f"import http.server as h, os; h.test(h.SimpleHTTPRequestHandler, port={port}, bind=os.environ['POD_IP'])"
+        )
         env = [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]
         container = {"image": "python:3", "command": ["python", "-c", script], "env": env}
         pod = shell_pod(name, "", container=container)
