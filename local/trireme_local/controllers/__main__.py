@@ -95,7 +95,7 @@ async def run_controllers(
         "pod garbage collector": PodGarbageCollector(client, pods, nodes).run,
         "namespaces": Namespaces(client, namespaces).run,
         "endpoint slices": EndpointSlices(client, pods, services, endpoint_events).run,
-        "disruption budgets": DisruptionBudgets(client, pods, budgets).run,
+        "disruption budgets": DisruptionBudgets(client, pods, budgets, replica_sets, deployments).run,
         "replica sets": ReplicaSets(client, pods, replica_sets, replica_set_events).run,
         "deployments": Deployments(client, pods, replica_sets, deployments, deployment_events).run,
         "garbage collector": GarbageCollector(client, crds).run,

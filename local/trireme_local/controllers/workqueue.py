@@ -26,6 +26,7 @@ class KeyQueue:
         self._waiting: set[Key] = set()
         self._active: set[Key] = set()
         self._failures: dict[Key, int] = {}
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
 
     def add(self, key: Key) -> None:
         """Have the key visited soon."""
@@ -36,8 +37,18 @@ class KeyQueue:
             self._ready.put_nowait(key)
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """Have the key visited in `seconds`."""
-        asyncio.get_running_loop().call_later(max(0.0, seconds), self.add, key)
+        """Have the key visited in `seconds`, or earlier where that has been asked for: a visit may ask again."""
+        loop = asyncio.get_running_loop()
+        timer = self._timers.get(key)
+        if timer is not None:
+            if timer.when() <= loop.time() + seconds:
+                return
+            timer.cancel()
+        self._timers[key] = loop.call_later(max(0.0, seconds), self._due, key)
+
+    def _due(self, key: Key) -> None:
+        del self._timers[key]
+        self.add(key)
 
     async def run(self) -> None:
         """Work until cancelled; an error that is not the API server's or the network's ends it."""

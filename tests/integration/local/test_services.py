@@ -179,7 +179,7 @@ def test_a_connection_that_a_pod_refuses_goes_to_the_next_one(kubectl: Kubectl) 
         kubectl.wait_phase(name, "Running")
     found = kubectl.get("service", "halves")["spec"]["clusterIP"]
     kubectl.wait("both ports answer", lambda: answers(found))
-    kubectl.wait("the second port answers", lambda: b"" == _closed(found, 8001))
+    kubectl.wait("the second port answers", lambda: _closed(found, 8001) == b"")
     for _ in range(10):
         assert "Directory listing" in get(found)
         assert "Directory listing" in get(found, port=8001)
@@ -242,7 +242,7 @@ def test_streams_are_whole_connections_outlive_readiness_and_none_is_left_open(c
         _exchange(kept, b"before")
         size = 20 * 1024 * 1024
         with socket.create_connection((found, 8000), timeout=20) as large:
-            sender = threading.Thread(target=lambda: (large.sendall(b"x" * size), large.shutdown(socket.SHUT_WR)))
+            sender = threading.Thread(target=_send, args=(large, size))
             time.sleep(0.2)  # nobody reads yet: the sender has to wait
             sender.start()
             got = bytearray()
@@ -257,6 +257,11 @@ def test_streams_are_whole_connections_outlive_readiness_and_none_is_left_open(c
         _exchange(kept, b"after")
     kubectl.wait("every descriptor is given back", lambda: proxy.num_fds() <= before)
     kubectl.run("delete", "deployment,service", "echo", "--wait=false")
+
+
+def _send(connection: socket.socket, size: int) -> None:
+    connection.sendall(b"x" * size)
+    connection.shutdown(socket.SHUT_WR)
 
 
 def _exchange(connection: socket.socket, data: bytes) -> None:

@@ -50,3 +50,25 @@ async def test_a_visit_that_fails_is_tried_again_while_others_go_on() -> None:
     async with asyncio.timeout(5):
         await done.wait()
     task.cancel()
+
+
+async def test_of_two_times_the_earlier_one_counts() -> None:
+    visits: list[float] = []
+    loop = asyncio.get_running_loop()
+    seen = asyncio.Event()
+
+    async def visit(key: Key) -> None:
+        visits.append(loop.time())
+        seen.set()
+
+    queue = KeyQueue("test", visit)
+    task = asyncio.create_task(queue.run())
+    began = loop.time()
+    for seconds in (30.0, 0.05, 60.0):
+        queue.add_after(("n", "a"), seconds)
+    async with asyncio.timeout(5):
+        await seen.wait()
+    assert 0.04 < visits[0] - began < 3
+    await asyncio.sleep(0.1)
+    assert len(visits) == 1
+    task.cancel()
