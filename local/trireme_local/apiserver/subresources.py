@@ -281,7 +281,12 @@ async def _scale(
 
     namespace = info.namespace if resource.namespaced else ""
     if info.verb == "get":
-        return resource_api.respond(_scale_of(resource, server.operations.current(resource, namespace, info.name)))
+        found = _scale_of(resource, server.operations.current(resource, namespace, info.name))
+        if "replicas" not in found["spec"]:
+            where = resource.scale_paths["specReplicasPath"]
+            text = f'Internal error occurred: the spec replicas field "{where}" does not exist'
+            raise errors.ApiError(500, "InternalError", text)
+        return resource_api.respond(found)
     options = resource_api.write_options(request, user)
     # Read first: between the object's current state and the write of the next one nothing else may run.
     raw = await request.read()

@@ -117,6 +117,11 @@ def _condition(kind: str, holds: bool, reason: str = "", message: str = "") -> J
     return condition
 
 
+def _initialized(record: ContainerRecord, sidecar: bool) -> bool:
+    """Whether what comes after an init container need not wait for it."""
+    return bool(record.started) if sidecar else (record.terminated or {}).get("exitCode") == 0
+
+
 def conditions_of(
     phase: str,
     init: Sequence[ContainerRecord],
@@ -130,13 +135,9 @@ def conditions_of(
     `sidecars` are the init containers that run beside the others: they have to be started, and then ready.
     """
     done = phase in ("Succeeded", "Failed")
-    pending_init = [
-        record.name
-        for record in init
-        if not (record.started if record.name in sidecars else (record.terminated or {}).get("exitCode") == 0)
-    ]
-    beside = [record for record in init if record.name in sidecars]
-    unready = [record.name for record in [*beside, *main] if not record.ready]
+    pending_init = [record.name for record in init if not _initialized(record, record.name in sidecars)]
+    unready = [record.name for record in init if record.name in sidecars and not record.ready]
+    unready += [record.name for record in main if not record.ready]
     if initialized:
         first = _condition("Initialized", True, "PodCompleted" if phase == "Succeeded" else "")
     else:
