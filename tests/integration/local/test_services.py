@@ -17,6 +17,8 @@ import psutil
 import pytest
 from local_cluster_tools import Kubectl, shell_pod
 
+from trireme_local import partition
+
 Json = dict[str, Any]
 SERVER = """
 import http.server, os, signal, sys, threading
@@ -277,6 +279,39 @@ def _home(cluster: Any, pod: str) -> Any:
     found = cluster.kubectl.get("pod", pod)
     directory = cluster.local.directory / "nodes" / found["spec"]["nodeName"] / "pods" / found["metadata"]["uid"]
     return next(path for path in directory.rglob("root") if path.is_dir())
+
+
+@pytest.mark.skipif(
+    partition.missing_requirements() is not None, reason=f"partition needs {partition.missing_requirements()}"
+)
+def test_a_pod_on_a_node_that_is_cut_off_is_passed_over_until_it_is_back(cluster: Any) -> None:
+    kubectl: Kubectl = cluster.kubectl
+    for node in ("node-2", "node-3"):
+        template = web("isles", node, 1)["spec"]["template"]
+        spec = {**template["spec"], "nodeName": node}
+        kubectl.apply(
+            {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": node, **template["metadata"]}, "spec": spec}
+        )
+    kubectl.apply(service("isles"))
+    found = kubectl.get("service", "isles")["spec"]["clusterIP"]
+    ask = f"print(u.urlopen('http://{found}:8000/').read())"
+    client = f"import urllib.request as u, time\nwhile True:\n  {ask}\n  time.sleep(.1)"
+    container = {"image": "python:3", "command": ["python", "-uc", client]}
+    kubectl.wait("both answer", lambda: answers(found) and len({get(found) for _ in range(20)}) == 2)
+    kubectl.apply(shell_pod("visitor", "", container=container, nodeName="node-3"))
+    kubectl.wait("pods reach the service", lambda: kubectl.run("logs", "visitor").count("node-") > 20)
+    try:
+        cluster.local.kill_node("node-3", "partition")
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            seen = {answer.split()[0] for answer in pool.map(lambda _: get(found), range(12))}
+        assert seen == {"node-2"}
+    finally:
+        cluster.local.revive_node("node-3")
+    size = len(kubectl.run("logs", "visitor"))
+    kubectl.wait("the visitor's node is back", lambda: len(kubectl.run("logs", "visitor")) > size)
+    kubectl.wait("both answer again", lambda: len({get(found) for _ in range(20)}) == 2)
+    kubectl.delete_pods("node-2", "node-3", "visitor")
+    kubectl.run("delete", "service", "isles")
 
 
 def test_pods_are_told_the_addresses_of_services_unless_they_do_not_want_to(address: str, kubectl: Kubectl) -> None:

@@ -110,7 +110,7 @@ def test_a_rollout_that_cannot_progress_says_so_and_keeps_the_old_pods(kubectl: 
 
 
 def test_recreate_starts_no_new_pod_before_the_last_old_one_is_gone(kubectl: Kubectl) -> None:
-    manifest = deployment("again", 2, strategy={"type": "Recreate"})
+    manifest = deployment("again", 2, strategy={"type": "Recreate"}, minReadySeconds=1)
     container = manifest["spec"]["template"]["spec"]["containers"][0]
     container["lifecycle"] = {"preStop": {"sleep": {"seconds": 1}}}
     kubectl.apply(manifest)
