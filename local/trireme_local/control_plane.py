@@ -6,6 +6,7 @@ kube-controller-manager or no kube-scheduler, the local controllers, plain API c
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ NEEDED = ("kube-apiserver", "etcd")
 IMPATIENT = ("controller-manager", "scheduler")
 ASSETS_VARIABLE = "KUBEBUILDER_ASSETS"
 DEFAULT_ASSETS = Path("/usr/local/kubebuilder/bin")
-SERVICE_NETWORK = "10.96.0.0/16"
+SERVICE_NETWORK = ipaddress.IPv4Network("10.96.0.0/16")
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 
 
@@ -49,6 +50,7 @@ class RealControlPlane:
     port: int
     etcd_address: str
     grace_seconds: float
+    service_network: ipaddress.IPv4Network = SERVICE_NETWORK
     etcd_port: int = 2379
     etcd_peer_port: int = 2380
 
@@ -114,7 +116,7 @@ class RealControlPlane:
             "secure-port": self.port,
             # Its own Endpoints object may not name a loopback address.
             "endpoint-reconciler-type": "none",
-            "service-cluster-ip-range": SERVICE_NETWORK,
+            "service-cluster-ip-range": self.service_network,
             "tls-cert-file": keys / "apiserver.crt",
             "tls-private-key-file": keys / "apiserver.key",
             "token-auth-file": identities.tokens_path(self.data),

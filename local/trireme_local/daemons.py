@@ -35,7 +35,11 @@ def commands(directory: Path, state: ClusterState) -> dict[str, Command]:
         real.prepare()
         daemons |= {name: (command, {}) for name, command in real.commands().items()}
         controllers += [f"--without={name}" for name in _done_by(real)]
-    return daemons | {"s3": _s3(directory, state), "controllers": (controllers, {})}
+    return daemons | {
+        "s3": _s3(directory, state),
+        "controllers": (controllers, {}),
+        "proxy": (_proxy(directory), {}),
+    }
 
 
 def _done_by(real: RealControlPlane) -> list[str]:
@@ -54,12 +58,14 @@ def _real_control_plane(directory: Path, state: ClusterState) -> RealControlPlan
         port=net.API_PORT,
         etcd_address=net.etcd_address(state.network),
         grace_seconds=state.grace_seconds,
+        service_network=net.service_network(state.network),
     )
 
 
 def _local_apiserver(directory: Path, state: ClusterState) -> list[str]:
     module = [sys.executable, "-m", "trireme_local.apiserver", "--data-dir", str(api_directory(directory))]
-    return [*module, "--bind", net.api_address(state.network), "--port", str(net.API_PORT)]
+    module += ["--bind", net.api_address(state.network), "--port", str(net.API_PORT)]
+    return [*module, "--service-cluster-ip-range", str(net.service_network(state.network))]
 
 
 def _s3(directory: Path, state: ClusterState) -> Command:
@@ -71,6 +77,10 @@ def _s3(directory: Path, state: ClusterState) -> Command:
 def _controllers(directory: Path, state: ClusterState) -> list[str]:
     module = [sys.executable, "-m", "trireme_local.controllers", "--kubeconfig", str(admin_kubeconfig(directory))]
     return [*module, "--node-monitor-grace-seconds", str(state.grace_seconds)]
+
+
+def _proxy(directory: Path) -> list[str]:
+    return [sys.executable, "-m", "trireme_local.proxy", "--kubeconfig", str(admin_kubeconfig(directory))]
 
 
 def node_command(directory: Path, node_directory: Path, state: ClusterState, node: str) -> list[str]:

@@ -93,6 +93,8 @@ LEASES = Resource("coordination.k8s.io/v1", "leases", "Lease")
 ENDPOINTSLICES = Resource("discovery.k8s.io/v1", "endpointslices", "EndpointSlice")
 PRIORITYCLASSES = Resource("scheduling.k8s.io/v1", "priorityclasses", "PriorityClass", namespaced=False)
 PODDISRUPTIONBUDGETS = Resource("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget")
+DEPLOYMENTS = Resource("apps/v1", "deployments", "Deployment")
+REPLICASETS = Resource("apps/v1", "replicasets", "ReplicaSet")
 CUSTOMRESOURCEDEFINITIONS = Resource(
     "apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
 )

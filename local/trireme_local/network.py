@@ -16,6 +16,8 @@ from pathlib import Path
 FIRST, LAST = 16, 127
 # Node gids follow from network and node number, below 65536 (the usual map of a user namespace).
 FIRST_GID = 30000
+# The last sixteenth of a cluster's network belongs to its Services.
+LAST_NODE = 239
 API_PORT = 6443
 S3_PORT = 9000
 KUBELET_PORT = 10250
@@ -40,8 +42,15 @@ def etcd_address(network: int) -> str:
     return f"127.{network}.0.3"
 
 
+def service_network(network: int) -> ipaddress.IPv4Network:
+    """Where the cluster IPs of Services come from."""
+    return ipaddress.IPv4Network(f"127.{network}.{LAST_NODE + 1}.0/20")
+
+
 def node_network(network: int, number: int) -> ipaddress.IPv4Network:
-    """The /24 of node `number` (1 to 255); its first address is the node's, the others are pods'."""
+    """The /24 of node `number` (1 to 239); its first address is the node's, the others are pods'. Raises ValueError."""
+    if not 1 <= number <= LAST_NODE:
+        raise ValueError(f"node number {number}: between 1 and {LAST_NODE}")
     return ipaddress.IPv4Network(f"127.{network}.{number}.0/24")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ipaddress
 import logging
 import signal
 from pathlib import Path
@@ -11,14 +12,15 @@ from pathlib import Path
 from aiohttp import web
 
 from . import identities, kubeconfig
+from .builtins.services import CLUSTER_NETWORK
 from .server import ApiServer, is_loopback
 
 
-async def serve(data_dir: Path, address: str, port: int) -> None:
+async def serve(data_dir: Path, address: str, port: int, service_network: ipaddress.IPv4Network) -> None:
     """Serve until SIGTERM or SIGINT; writes `port` and `admin.kubeconfig` into the data directory once ready."""
     if not is_loopback(address):
         logging.warning("binding %s: this server is meant for loopback addresses", address)
-    server = ApiServer(data_dir, address)
+    server = ApiServer(data_dir, address, service_network)
     runner = web.AppRunner(
         server.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0, keepalive_timeout=90
     )
@@ -52,9 +54,15 @@ def main() -> None:
     parser.add_argument(
         "--port", type=int, default=0, help="port to listen on; 0 keeps the last one or picks a free one"
     )
+    parser.add_argument(
+        "--service-cluster-ip-range",
+        type=ipaddress.IPv4Network,
+        default=CLUSTER_NETWORK,
+        help="where the cluster IPs of Services come from (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    asyncio.run(serve(arguments.data_dir, arguments.bind, arguments.port))
+    asyncio.run(serve(arguments.data_dir, arguments.bind, arguments.port, arguments.service_cluster_ip_range))
 
 
 if __name__ == "__main__":

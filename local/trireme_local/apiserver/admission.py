@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 from typing import Any
 
@@ -49,8 +50,11 @@ def mutate_create(store: Store, resource: Resource, obj: Obj, user: User) -> Non
         _default_tolerations(obj)
 
 
-def mutate_update(store: Store, resource: Resource, new: Obj, old: Obj) -> None:
+def mutate_update(store: Store, resource: Resource, new: Obj, old: Obj, service_network: ipaddress.IPv4Network) -> None:
     """Admission plugins that change an updated object, in place."""
+    if resource.storage == "/services" and not new["spec"].get("clusterIP"):
+        # One that was an ExternalName until now.
+        services.allocate_cluster_ip(new, _taken_addresses(store), service_network)
     if resource.storage == "/pods":
         for key in ("priority", "preemptionPolicy"):
             if key not in new["spec"] and key in old["spec"]:
@@ -134,11 +138,16 @@ def _default_tolerations(obj: Obj) -> None:
             )
 
 
-def before_create(store: Store, registry: Registry, resource: Resource, obj: Obj) -> None:
+def _taken_addresses(store: Store) -> set[str]:
+    return {entry.obj["spec"].get("clusterIP", "") for entry in store.list("/services")}
+
+
+def before_create(
+    store: Store, registry: Registry, resource: Resource, obj: Obj, service_network: ipaddress.IPv4Network
+) -> None:
     """Checks and allocations that need the rest of the state."""
     if resource.storage == "/services":
-        taken = {entry.obj["spec"].get("clusterIP", "") for entry in store.list("/services")}
-        services.allocate_cluster_ip(obj, taken)
+        services.allocate_cluster_ip(obj, _taken_addresses(store), service_network)
     if resource.storage == CRD_KEY:
         spec = obj["spec"]
         if registry.kind_in_use(spec["group"], spec["names"]["kind"], spec["names"]["plural"]):

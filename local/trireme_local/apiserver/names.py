@@ -17,6 +17,7 @@ _SUBDOMAIN = re.compile(rf"^{_LABEL}(\.{_LABEL})*$")
 _QUALIFIED = re.compile(r"^([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$")
 _LABEL_VALUE = re.compile(r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")
 _ENV_NAME = re.compile(r"^[ -<>-~]+$")
+_PORT_NAME = re.compile(r"^(?=.{1,15}$)(?=.*[a-z])(?!.*--)[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
 _CONFIG_KEY = re.compile(r"^[-._a-zA-Z0-9]+$")
 
 SUBDOMAIN_TEXT = (
@@ -101,6 +102,13 @@ def env_name(name: str) -> list[str]:
     if _ENV_NAME.match(name):
         return []
     return ["a valid environment variable name must consist only of printable ASCII characters other than '='"]
+
+
+def port_name(name: str) -> list[str]:
+    """Problems of the name by which a port of a container is referred to (an IANA_SVC_NAME)."""
+    if _PORT_NAME.match(name):
+        return []
+    return ["must be no more than 15 characters of lower case letters, digits and '-', with at least one letter"]
 
 
 def config_key(name: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ipaddress
 import secrets
 import uuid
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 from . import admission, errors, managed, names
 from .auth import User
+from .builtins.services import CLUSTER_NETWORK
 from .decode import DecodeError
 from .registry import Registry
 from .resource import Resource, now
@@ -52,8 +54,10 @@ Guard = Callable[[User, Resource, Obj, Obj | None, str], None]
 class Operations:
     """Writes to the store. All methods are synchronous, so that each is atomic on the event loop."""
 
-    def __init__(self, store: Store, registry: Registry) -> None:
-        self.store, self.registry = store, registry
+    def __init__(
+        self, store: Store, registry: Registry, service_network: ipaddress.IPv4Network = CLUSTER_NETWORK
+    ) -> None:
+        self.store, self.registry, self._service_network = store, registry, service_network
         self.hooks: list[Hook] = []
         self.guards: list[Guard] = []
 
@@ -135,7 +139,7 @@ class Operations:
         name = meta["name"]
         if self.store.get(resource.storage, namespace, name):
             raise errors.already_exists(resource.group, resource.plural, name)
-        admission.before_create(self.store, self.registry, resource, obj)
+        admission.before_create(self.store, self.registry, resource, obj, self._service_network)
         options.warnings += resource.strategy.warnings(obj)
         _check_size(obj)
         if options.dry_run:
@@ -222,7 +226,7 @@ class Operations:
             resource.strategy.prepare_status_update(new, old)
         elif subresource == "":
             resource.strategy.prepare_update(new, old)
-            admission.mutate_update(self.store, resource, new, old)
+            admission.mutate_update(self.store, resource, new, old, self._service_network)
         self._validate(resource, new, old, subresource)
         for guard in self.guards:
             guard(options.user, resource, new, old, subresource)

@@ -57,6 +57,36 @@ _TABLES = {
     "4 unhealthyPodEvictionPolicy s",
     "PodDisruptionBudgetStatus": "1 observedGeneration i,3 disruptionsAllowed i?,4 currentHealthy i?,"
     "5 desiredHealthy i?,6 expectedPods i?",
+    "Deployment": "1 metadata ObjectMeta,2 spec DeploymentSpec,3 status DeploymentStatus",
+    "DeploymentSpec": "1 replicas i?,2 selector LabelSelector,3 template PodTemplateSpec,4 strategy DeploymentStrategy,"
+    "5 minReadySeconds i,6 revisionHistoryLimit i?,7 paused b,9 progressDeadlineSeconds i?",
+    "DeploymentStrategy": "1 type s,2 rollingUpdate RollingUpdateDeployment",
+    "RollingUpdateDeployment": "1 maxUnavailable I,2 maxSurge I",
+    "DeploymentStatus": "1 observedGeneration i,2 replicas i,3 updatedReplicas i,4 availableReplicas i,"
+    "5 unavailableReplicas i,6 conditions DeploymentCondition*,7 readyReplicas i,8 collisionCount i?",
+    "DeploymentCondition": "1 type s,2 status s,4 reason s,5 message s,6 lastUpdateTime T,7 lastTransitionTime T",
+    "ReplicaSet": "1 metadata ObjectMeta,2 spec ReplicaSetSpec,3 status ReplicaSetStatus",
+    "ReplicaSetSpec": "1 replicas i?,2 selector LabelSelector,3 template PodTemplateSpec,4 minReadySeconds i",
+    "ReplicaSetStatus": "1 replicas i,2 fullyLabeledReplicas i,3 observedGeneration i,4 readyReplicas i,"
+    "5 availableReplicas i,6 conditions ReplicaSetCondition*",
+    "ReplicaSetCondition": "1 type s,2 status s,3 lastTransitionTime T,4 reason s,5 message s",
+    "Scale": "1 metadata ObjectMeta,2 spec ScaleSpec,3 status ScaleStatus",
+    "ScaleSpec": "1 replicas i",
+    "ScaleStatus": "1 replicas i,2 selector s",
+    # Of pods, what kubectl builds itself: volumes, probes, security contexts and affinity come as JSON.
+    "PodTemplateSpec": "1 metadata ObjectMeta,2 spec PodSpec",
+    "PodSpec": "2 containers Container*,3 restartPolicy s,4 terminationGracePeriodSeconds i?,"
+    "5 activeDeadlineSeconds i?,6 dnsPolicy s,7 nodeSelector m,8 serviceAccountName s,9 serviceAccount s,10 nodeName s,"
+    "11 hostNetwork b,12 hostPID b,13 hostIPC b,15 imagePullSecrets LocalObjectReference*,16 hostname s,17 subdomain s,"
+    "19 schedulerName s,20 initContainers Container*,21 automountServiceAccountToken b?,22 tolerations Toleration*,"
+    "24 priorityClassName s,25 priority i?,30 enableServiceLinks b?,31 preemptionPolicy s",
+    "Container": "1 name s,2 image s,3 command s*,4 args s*,5 workingDir s,6 ports ContainerPort*,7 env EnvVar*,"
+    "8 resources ResourceRequirements,13 terminationMessagePath s,14 imagePullPolicy s,16 stdin b,17 stdinOnce b,"
+    "18 tty b,20 terminationMessagePolicy s,24 restartPolicy s",
+    "ContainerPort": "1 name s,2 hostPort i,3 containerPort i,4 protocol s,5 hostIP s",
+    "EnvVar": "1 name s,2 value s",
+    "ResourceRequirements": "1 limits mQ,2 requests mQ",
+    "Toleration": "1 key s,2 operator s,3 value s,4 effect s,5 tolerationSeconds i?",
     "Role": "1 metadata ObjectMeta,2 rules PolicyRule*",
     "ClusterRole": "1 metadata ObjectMeta,2 rules PolicyRule*,3 aggregationRule AggregationRule",
     "AggregationRule": "1 clusterRoleSelectors LabelSelector*",

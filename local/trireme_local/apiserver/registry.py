@@ -11,6 +11,7 @@ from .store import Obj, Store
 CRD_KEY = "apiextensions.k8s.io/customresourcedefinitions"
 # The order of kube-apiserver's own group priorities decides which group a bare name in kubectl means.
 _GROUP_ORDER = (
+    "apps",
     "events.k8s.io",
     "authentication.k8s.io",
     "authorization.k8s.io",

@@ -88,6 +88,23 @@ def selector_matches(selector: Obj | None, labels: dict[str, str]) -> bool:
     )
 
 
+_SHOWN = {
+    "In": "{key} in ({values})",
+    "NotIn": "{key} notin ({values})",
+    "Exists": "{key}",
+    "DoesNotExist": "!{key}",
+}
+
+
+def format_selector(selector: Obj | None) -> str:
+    """A metav1.LabelSelector in the form that queries take; None, which matches nothing, is ""."""
+    terms = [(key, f"{key}={value}") for key, value in ((selector or {}).get("matchLabels") or {}).items()]
+    for item in (selector or {}).get("matchExpressions") or ():
+        values = ",".join(sorted(item.get("values") or ()))
+        terms.append((item["key"], _SHOWN[item["operator"]].format(key=item["key"], values=values)))
+    return ",".join(text for _, text in sorted(terms, key=lambda term: term[0]))
+
+
 FieldGetter = Callable[[Obj, str], str | None]
 
 

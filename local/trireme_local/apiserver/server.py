@@ -16,6 +16,7 @@ from aiohttp import web
 from . import discovery, errors, openapi_protobuf, protobuf, resource_api, yaml_body
 from .auth import ANONYMOUS, Authenticator, User
 from .bootstrap import ensure_system_objects, expire_events, install_hooks, read_by_schema
+from .builtins.services import CLUSTER_NETWORK
 from .definitions import KUBERNETES_VERSION
 from .guards import Guard
 from .openapi import OpenApi
@@ -48,13 +49,18 @@ _VERSION = {
 class ApiServer:
     """One API server over one data directory."""
 
-    def __init__(self, data_dir: Path, address: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        address: str = "127.0.0.1",
+        service_network: ipaddress.IPv4Network = CLUSTER_NETWORK,
+    ) -> None:
         data_dir.mkdir(parents=True, exist_ok=True)
         self.data_dir = data_dir
         self.pki = Pki(data_dir / "pki", (address,))
         self.store = Store(data_dir / "state.db")
         self.registry = Registry(self.store)
-        self.operations = Operations(self.store, self.registry)
+        self.operations = Operations(self.store, self.registry, service_network)
         self.lister = Lister(self.store)
         self.authenticator = Authenticator(data_dir, self.store, self.pki.signing_key())
         self.authorizer = Authorizer(self.store)

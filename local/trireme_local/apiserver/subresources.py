@@ -13,7 +13,7 @@ from .auth import AUDIENCE, User
 from .operations import DeleteOptions
 from .request import RequestInfo
 from .resource import Resource, now
-from .selectors import selector_matches
+from .selectors import format_selector, selector_matches
 from .store import Obj
 from .tables import json_path
 
@@ -263,7 +263,7 @@ def _scale_of(resource: Resource, obj: Obj) -> Obj:
 
     status: Obj = {"replicas": first(paths["statusReplicasPath"], 0)}
     if selector := first(paths.get("labelSelectorPath", ""), ""):
-        status["selector"] = selector
+        status["selector"] = format_selector(selector) if isinstance(selector, dict) else selector
     replicas = first(paths["specReplicasPath"], None)
     return {
         "kind": "Scale",
@@ -280,22 +280,30 @@ async def _scale(
     from .server import decode_body
 
     namespace = info.namespace if resource.namespaced else ""
+    if info.verb == "get":
+        found = _scale_of(resource, server.operations.current(resource, namespace, info.name))
+        if "replicas" not in found["spec"]:
+            where = resource.scale_paths["specReplicasPath"]
+            text = f'Internal error occurred: the spec replicas field "{where}" does not exist'
+            raise errors.ApiError(500, "InternalError", text)
+        return resource_api.respond(found)
+    options = resource_api.write_options(request, user)
+    # Read first: between the object's current state and the write of the next one nothing else may run.
+    raw = await request.read()
     current = server.operations.current(resource, namespace, info.name)
     scale = _scale_of(resource, current)
-    if info.verb == "get":
-        return resource_api.respond(scale)
-    options = resource_api.write_options(request, user)
     if info.verb == "patch":
-        body = decode_body(await request.read(), request.content_type)
-        if request.content_type == patches.JSON_PATCH:
-            wanted = patches.json_patch(scale, body)
-        elif request.content_type == patches.MERGE_PATCH:
-            wanted = patches.merge_patch(scale, body)
-        else:
-            raise errors.unsupported_media_type(request.content_type, (patches.JSON_PATCH, patches.MERGE_PATCH))
+        wanted = _patched_scale(resource, scale, request.content_type, decode_body(raw, request.content_type))
     else:
-        wanted = await server.body(request)
-    replicas = (wanted.get("spec") or {}).get("replicas")
+        # kubectl's client of scales names no type.
+        wanted = decode_body(raw, request.content_type if "Content-Type" in request.headers else "application/json")
+    if not isinstance(wanted, dict):
+        raise errors.bad_request("the body is not a Scale")
+    meta, spec = wanted.get("metadata") or {}, wanted.get("spec") or {}
+    if (name := meta.get("name", "" if info.verb == "update" else info.name)) != info.name:
+        text = f"the name of the object ({name}) does not match the name on the URL ({info.name})"
+        raise errors.bad_request(text)
+    replicas = spec.get("replicas", 0)
     if not isinstance(replicas, int) or isinstance(replicas, bool) or replicas < 0:
         cause = errors.invalid_value("spec.replicas", replicas, "must be greater than or equal to 0")
         raise errors.invalid("autoscaling", "Scale", info.name, [cause])
@@ -305,7 +313,19 @@ async def _scale(
     for part in parents:
         target = target.setdefault(part, {})
     target[last] = replicas
-    if version := wanted.get("metadata", {}).get("resourceVersion"):
-        new["metadata"]["resourceVersion"] = version
+    for key in ("uid", "resourceVersion"):
+        if meta.get(key):
+            new["metadata"][key] = meta[key]
     stored = server.operations.replace(resource, namespace, info.name, new, options)
     return resource_api.respond(_scale_of(resource, stored))
+
+
+def _patched_scale(resource: Resource, scale: Obj, media_type: str, patch: Any) -> Any:
+    """The Scale that a patch asks for. Raises ApiError 415 for a kind of patch that is not there."""
+    # A Scale holds no list: a strategic-merge patch of it is a merge patch.
+    merging = [patches.MERGE_PATCH] if resource.custom else [patches.MERGE_PATCH, patches.STRATEGIC_PATCH]
+    if media_type == patches.JSON_PATCH:
+        return patches.json_patch(scale, patch)
+    if media_type in merging:
+        return patches.merge_patch(scale, patch)
+    raise errors.unsupported_media_type(media_type, (patches.JSON_PATCH, *merging))

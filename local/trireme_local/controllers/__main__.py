@@ -10,22 +10,26 @@ import signal
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
+from trireme_local.controllers.deployments import Deployments
 from trireme_local.controllers.disruption import DisruptionBudgets
 from trireme_local.controllers.endpoints import EndpointSlices
 from trireme_local.controllers.garbage import GarbageCollector
 from trireme_local.controllers.namespaces import Namespaces
 from trireme_local.controllers.nodelifecycle import NodeLifecycle
 from trireme_local.controllers.podgc import PodGarbageCollector
+from trireme_local.controllers.replicasets import ReplicaSets
 from trireme_local.controllers.scheduler import SCHEDULER_NAME, Scheduler
 from trireme_local.events import EventRecorder
 from trireme_local.informer import Informer
 from trireme_local.kube import (
     CUSTOMRESOURCEDEFINITIONS,
+    DEPLOYMENTS,
     LEASES,
     NAMESPACES,
     NODES,
     PODDISRUPTIONBUDGETS,
     PODS,
+    REPLICASETS,
     SERVICES,
     KubeClient,
     wait_for_kubeconfig,
@@ -42,11 +46,15 @@ REAL_ONES = {
     "controller-manager": {
         "node events",
         "endpoint events",
+        "replica set events",
+        "deployment events",
         "node lifecycle",
         "pod garbage collector",
         "namespaces",
         "endpoint slices",
         "disruption budgets",
+        "replica sets",
+        "deployments",
         "garbage collector",
     },
 }
@@ -60,10 +68,13 @@ async def run_controllers(
     leases = Informer(client, LEASES, namespace="kube-node-lease")
     namespaces, services = Informer(client, NAMESPACES), Informer(client, SERVICES)
     budgets = Informer(client, PODDISRUPTIONBUDGETS)
+    replica_sets, deployments = Informer(client, REPLICASETS), Informer(client, DEPLOYMENTS)
     crds = Informer(client, CUSTOMRESOURCEDEFINITIONS, metadata_only=True)
     scheduling_events = EventRecorder(client, SCHEDULER_NAME)
     node_events = EventRecorder(client, "node-controller")
     endpoint_events = EventRecorder(client, "endpoint-slice-controller")
+    replica_set_events = EventRecorder(client, "replicaset-controller")
+    deployment_events = EventRecorder(client, "deployment-controller")
     lifecycle = NodeLifecycle(
         client,
         pods,
@@ -77,18 +88,22 @@ async def run_controllers(
         "scheduling events": scheduling_events.run,
         "node events": node_events.run,
         "endpoint events": endpoint_events.run,
+        "replica set events": replica_set_events.run,
+        "deployment events": deployment_events.run,
         "scheduler": Scheduler(client, pods, nodes, scheduling_events).run,
         "node lifecycle": lifecycle.run,
         "pod garbage collector": PodGarbageCollector(client, pods, nodes).run,
         "namespaces": Namespaces(client, namespaces).run,
         "endpoint slices": EndpointSlices(client, pods, services, endpoint_events).run,
-        "disruption budgets": DisruptionBudgets(client, pods, budgets).run,
+        "disruption budgets": DisruptionBudgets(client, pods, budgets, replica_sets, deployments).run,
+        "replica sets": ReplicaSets(client, pods, replica_sets, replica_set_events).run,
+        "deployments": Deployments(client, pods, replica_sets, deployments, deployment_events).run,
         "garbage collector": GarbageCollector(client, crds).run,
     }
     for name in without:
         for loop in REAL_ONES[name]:
             del loops[loop]
-    for informer in (pods, nodes, leases, namespaces, services, budgets, crds):
+    for informer in (pods, nodes, leases, namespaces, services, budgets, crds, replica_sets, deployments):
         loops[f"informer of {informer.resource.plural}"] = informer.run
     async with asyncio.TaskGroup() as group:
         for name, run in loops.items():

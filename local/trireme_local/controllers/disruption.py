@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from math import ceil
 
+from trireme_local.controllers.claims import controller_of
 from trireme_local.events import now_text
 from trireme_local.informer import Informer, key_of
 from trireme_local.kube import (
@@ -38,13 +40,43 @@ def _is_healthy(pod: JsonObject) -> bool:
     return ready and not pod["metadata"].get("deletionTimestamp")
 
 
-def budget_status(budget: JsonObject, pods: list[JsonObject]) -> JsonObject:
-    """The counts of a budget's status. The pods that there are stand for the number that is expected:
-    no controller with a scale is served here.
+Find = Callable[[str, str, str], JsonObject | None]
+"""(kind, namespace, name) -> the ReplicaSet or Deployment of that name."""
+
+
+def expected_pods(pods: list[JsonObject], find: Find) -> int:
+    """How many pods the controllers of `pods` want together.
+
+    A pod counts as itself where it has no controller, or one without a scale that is known here.
+    """
+    alone, scales = 0, {}
+    for pod in pods:
+        owner = _controller(pod, find)
+        if owner is not None and (above := _controller(owner, find)) is not None:
+            owner = above
+        if owner is None:
+            alone += 1
+        else:
+            scales[owner["metadata"]["uid"]] = int(owner["spec"].get("replicas", 1))
+    return alone + sum(scales.values())
+
+
+def _controller(obj: JsonObject, find: Find) -> JsonObject | None:
+    reference = controller_of(obj)
+    if reference is None:
+        return None
+    owner = find(reference["kind"], obj["metadata"]["namespace"], reference["name"])
+    return owner if owner is not None and owner["metadata"]["uid"] == reference["uid"] else None
+
+
+def budget_status(budget: JsonObject, pods: list[JsonObject], find: Find = lambda *name: None) -> JsonObject:
+    """The counts of a budget's status; shares are of the pods that their controllers want.
+
+    Source: getExpectedPodCount of k8s.io/kubernetes/pkg/controller/disruption.
     """
     spec = budget["spec"]
     living = [pod for pod in pods if not is_finished(pod)]
-    expected = len(living)
+    expected = len(living) if isinstance(spec.get("minAvailable"), int) else expected_pods(living, find)
     healthy = sum(_is_healthy(pod) for pod in living)
     if spec.get("minAvailable") is not None:
         desired = _count(spec["minAvailable"], expected)
@@ -65,17 +97,22 @@ def budget_status(budget: JsonObject, pods: list[JsonObject]) -> JsonObject:
 class DisruptionBudgets:
     """Keeps the status of every PodDisruptionBudget."""
 
-    def __init__(self, client: KubeClient, pods: Informer, budgets: Informer) -> None:
+    def __init__(
+        self, client: KubeClient, pods: Informer, budgets: Informer, replica_sets: Informer, deployments: Informer
+    ) -> None:
         self._client = client
         self._pods, self._budgets = pods, budgets
+        self._scaled = {"ReplicaSet": replica_sets, "Deployment": deployments}
         self._wake = asyncio.Event()
-        for informer in (pods, budgets):
+        for informer in (pods, budgets, replica_sets, deployments):
             informer.handlers.append(lambda old, new: self._wake.set())
 
     async def run(self) -> None:
         """Work until cancelled."""
         await self._pods.synced.wait()
         await self._budgets.synced.wait()
+        for informer in self._scaled.values():
+            await informer.synced.wait()
         while True:
             self._wake.clear()
             failed = False
@@ -89,6 +126,10 @@ class DisruptionBudgets:
             if not failed:
                 await self._wake.wait()
 
+    def _find(self, kind: str, namespace: str, name: str) -> JsonObject | None:
+        informer = self._scaled.get(kind)
+        return informer.store.get((namespace, name)) if informer is not None else None
+
     async def _visit(self, budget: JsonObject) -> None:
         namespace, name = key_of(budget)
         selector = budget["spec"].get("selector")
@@ -97,7 +138,7 @@ class DisruptionBudgets:
             for (pod_namespace, _), pod in self._pods.store.items()
             if pod_namespace == namespace and label_selector_matches(selector, pod["metadata"].get("labels"))
         ]
-        counts = budget_status(budget, pods)
+        counts = budget_status(budget, pods, self._find)
         known = budget.get("status") or {}
         if all(known.get(key) == value for key, value in counts.items()):
             return

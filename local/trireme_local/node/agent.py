@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import shutil
 import signal
@@ -16,7 +15,7 @@ import psutil
 
 from trireme_local.events import EventRecorder
 from trireme_local.informer import Informer, key_of
-from trireme_local.kube import PODS, JsonObject, KubeClient
+from trireme_local.kube import PODS, SERVICES, JsonObject, KubeClient
 from trireme_local.node.container import Container
 from trireme_local.node.context import NodeContext, PodAddresses, Timings
 from trireme_local.node.images import ImageTable
@@ -72,11 +71,12 @@ class NodeAgent:
             scratch=settings.scratch,
             marker=settings.marker,
             capacity=settings.capacity,
+            services=Informer(client, SERVICES),
             timings=settings.timings,
         )
         self._workers: dict[str, PodWorker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._informer_task: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         self._informer = self._new_informer()
 
     def _new_informer(self) -> Informer:
@@ -120,20 +120,28 @@ class NodeAgent:
         log.info("node %s registered, pods at %s", self._settings.name, self._settings.addresses.node_address)
         node = registration.node_object
         self._node.recorder.record(node, "Normal", "Starting", "Starting the node agent.")
-        self._informer_task = asyncio.create_task(self._informer.run())
+        self._watch()
         try:
             await registration.run(self._reconnected)
         finally:
-            self._informer_task.cancel()
+            for task in self._watching:
+                task.cancel()
+
+    def _watch(self) -> None:
+        """Follow the Services and this node's pods; the Services first, for the pods' environments."""
+        self._watching = [asyncio.create_task(self._node.services.run()), asyncio.create_task(self._watch_pods())]
+
+    async def _watch_pods(self) -> None:
+        await self._node.services.synced.wait()
+        await self._informer.run()
 
     async def _reconnected(self) -> None:
         """Start list and watch afresh: the old watch may be a connection that nobody serves any more."""
-        assert self._informer_task is not None
-        self._informer_task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._informer_task
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
         await self._client.reconnect()
-        self._informer_task = asyncio.create_task(self._informer.run())
+        self._watch()
 
     async def _kill_everything(self) -> None:
         for _ in range(20):

@@ -214,6 +214,9 @@ class Container:
             await self.started.wait()
 
         def hear(reached: bool, result: ProbeResult) -> bool:
+            if kind != "Readiness" and self.sandbox.stopping.is_set():
+                # As with a kubelet, only readiness is probed once the pod is being stopped.
+                return True
             if not result.ok:
                 self.sandbox.event("Warning", "Unhealthy", f"{kind} probe failed: {result.message}")
             return on_result(reached, result)

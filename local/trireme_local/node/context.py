@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trireme_local.events import EventRecorder
+from trireme_local.informer import Informer
 from trireme_local.kube import CONFIGMAPS, SECRETS, ApiException, JsonObject, KubeClient
 from trireme_local.node.environment import Lookup
 from trireme_local.node.images import ImageTable
@@ -68,6 +69,7 @@ class NodeContext:
     scratch: Path
     marker: str
     capacity: Mapping[str, str]
+    services: Informer
     timings: Timings = field(default_factory=Timings)
 
     @property

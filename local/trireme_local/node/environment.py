@@ -1,10 +1,10 @@
-"""A container's environment: values, references, $(VAR) expansion."""
+"""A container's environment: values, references, $(VAR) expansion, and the addresses of Services."""
 
 from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from math import ceil
@@ -159,3 +159,59 @@ async def container_environment(
         if value is not None:
             values[name] = value
     return values
+
+
+def _variable(name: str) -> str:
+    return name.upper().replace("-", "_")
+
+
+def service_variables(services: Iterable[JsonObject]) -> dict[str, str]:
+    """The variables by which containers find Services that have an address: FOO_SERVICE_HOST, FOO_SERVICE_PORT, ...
+
+    Source: k8s.io/kubernetes/pkg/kubelet/envvars.FromServices.
+    """
+    found: dict[str, str] = {}
+    for service in services:
+        spec = service["spec"]
+        address, ports = spec.get("clusterIP"), spec.get("ports") or []
+        if not address or address == "None" or spec.get("type") == "ExternalName" or not ports:
+            continue
+        name = _variable(service["metadata"]["name"])
+        found[f"{name}_SERVICE_HOST"] = address
+        found[f"{name}_SERVICE_PORT"] = str(ports[0]["port"])
+        for index, port in enumerate(ports):
+            if port.get("name"):
+                found[f"{name}_SERVICE_PORT_{_variable(port['name'])}"] = str(port["port"])
+            protocol = port.get("protocol", "TCP")
+            url = f"{protocol.lower()}://{address}:{port['port']}"
+            if index == 0:
+                found[f"{name}_PORT"] = url
+            prefix = f"{name}_PORT_{port['port']}_{protocol}"
+            found[prefix] = url
+            found[f"{prefix}_PROTO"] = protocol.lower()
+            found[f"{prefix}_PORT"] = str(port["port"])
+            found[f"{prefix}_ADDR"] = address
+    return found
+
+
+def linked_services(
+    pod: JsonObject, services: Iterable[JsonObject], api_address: str, api_port: int
+) -> list[JsonObject]:
+    """The Services that a pod is told of: those of its namespace (unless enableServiceLinks is false), and the API.
+
+    The API server's own address stands for the Service `kubernetes`, which leads nowhere on this computer.
+    """
+    namespace = pod["metadata"]["namespace"]
+    api: JsonObject = {
+        "metadata": {"name": "kubernetes", "namespace": "default"},
+        "spec": {"clusterIP": api_address, "ports": [{"name": "https", "port": api_port}]},
+    }
+    if pod["spec"].get("enableServiceLinks") is False:
+        return [api]
+    own = [
+        item
+        for item in services
+        if item["metadata"]["namespace"] == namespace
+        and (namespace, item["metadata"]["name"]) != ("default", "kubernetes")
+    ]
+    return [*sorted(own, key=lambda item: str(item["metadata"]["name"])), api]

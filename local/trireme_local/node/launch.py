@@ -9,7 +9,14 @@ from pathlib import Path
 
 from trireme_local.kube import NETWORK_ERRORS, ApiException, JsonObject
 from trireme_local.node.context import NodeContext
-from trireme_local.node.environment import ConfigError, PodFacts, container_environment, expand
+from trireme_local.node.environment import (
+    ConfigError,
+    PodFacts,
+    container_environment,
+    expand,
+    linked_services,
+    service_variables,
+)
 from trireme_local.node.images import HOST_PATH, Image, ImageNotFound
 from trireme_local.node.mounts import MountTable
 
@@ -108,18 +115,25 @@ class _Preparation:
         )
 
     def _initial_environment(self, image: Image) -> dict[str, str]:
-        """What a container finds before its own env: the image's, and the API server's address."""
+        """What a container finds before its own env: the image's, and the addresses of Services and the API server.
+
+        Raises `StartRefused` while the node does not know the Services yet.
+        """
         sandbox = self.sandbox
         host, _, port = sandbox.node.client.host.partition("://")[2].partition(":")
+        services = sandbox.node.services
+        if not services.synced.is_set():
+            text = "services have not yet been read at least once, cannot construct envvars"
+            raise StartRefused("CreateContainerConfigError", text)
+        linked = linked_services(sandbox.facts.pod, services.store.values(), host, int(port.rstrip("/") or "443"))
         return {
             "PATH": image.path or HOST_PATH,
             "HOME": str(self.directory / "root"),
             "TMPDIR": str(sandbox.scratch),
             "LANG": "C.UTF-8",
             "HOSTNAME": sandbox.facts.pod["spec"].get("hostname") or sandbox.facts.pod["metadata"]["name"],
-            "KUBERNETES_SERVICE_HOST": host,
-            "KUBERNETES_SERVICE_PORT": port.rstrip("/") or "443",
             **image.env,
+            **service_variables(linked),
         }
 
     async def _mounts(self, termination_path: Path) -> dict[str, Path]:

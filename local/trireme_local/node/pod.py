@@ -113,8 +113,12 @@ class PodWorker:
 
     def update(self, pod: JsonObject) -> None:
         """Take over the newest API object."""
+        gates = self._gates()
         self.pod = pod
         self._writer.compare(pod)
+        if gates != self._gates():
+            # Readiness gates are others' conditions, and decide about Ready.
+            self._changed()
 
     async def run(self) -> None:
         """The pod's whole life on this node."""
@@ -338,7 +342,8 @@ class PodWorker:
         phase = phase_of(spec, init, main)
         initialized = self._initialized or not init
         gates = self._gates()
-        fresh = conditions_of(phase, init, main, initialized, gates)
+        sidecars = {item["name"] for item in spec.get("initContainers") or [] if item.get("restartPolicy") == "Always"}
+        fresh = conditions_of(phase, init, main, initialized, gates, sidecars)
         started = [item for item in main if "running" in item.state or item.terminated or item.last_state]
         ready_to_start = bool(self._address) and (bool(started) or bool(self.containers))
         fresh.insert(0, {"type": "PodReadyToStartContainers", "status": "True" if ready_to_start else "False"})

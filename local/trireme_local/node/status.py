@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from trireme_local.events import now_text
@@ -117,17 +117,27 @@ def _condition(kind: str, holds: bool, reason: str = "", message: str = "") -> J
     return condition
 
 
+def _initialized(record: ContainerRecord, sidecar: bool) -> bool:
+    """Whether what comes after an init container need not wait for it."""
+    return bool(record.started) if sidecar else (record.terminated or {}).get("exitCode") == 0
+
+
 def conditions_of(
     phase: str,
     init: Sequence[ContainerRecord],
     main: Sequence[ContainerRecord],
     initialized: bool,
     gates: Sequence[bool] = (),
+    sidecars: Collection[str] = (),
 ) -> list[JsonObject]:
-    """The four conditions that the kubelet owns, without times; `gates` are the readiness gates' values."""
+    """The conditions that the kubelet owns, without times; `gates` are the readiness gates' values.
+
+    `sidecars` are the init containers that run beside the others: they have to be started, and then ready.
+    """
     done = phase in ("Succeeded", "Failed")
-    pending_init = [record.name for record in init if (record.terminated or {}).get("exitCode") != 0]
-    unready = [record.name for record in main if not record.ready]
+    pending_init = [record.name for record in init if not _initialized(record, record.name in sidecars)]
+    unready = [record.name for record in init if record.name in sidecars and not record.ready]
+    unready += [record.name for record in main if not record.ready]
     if initialized:
         first = _condition("Initialized", True, "PodCompleted" if phase == "Succeeded" else "")
     else:

@@ -187,6 +187,53 @@ def test_the_scale_subresource_reads_and_writes_its_paths(apiserver: ApiServerPr
     assert apiserver.request("PATCH", path, {"spec": {"replicas": 900}}, content_type=MERGE).status == 422
 
 
+@pytest.mark.parametrize(
+    ("scale", "field"),
+    [
+        ({"statusReplicasPath": ".status.oars"}, "specReplicasPath"),
+        ({"specReplicasPath": ".oars", "statusReplicasPath": ".status.oars"}, "specReplicasPath"),
+        ({"specReplicasPath": ".spec.oars", "statusReplicasPath": ".spec.oars"}, "statusReplicasPath"),
+        ({"specReplicasPath": ".spec.crew[0].oars", "statusReplicasPath": ".status.oars"}, "specReplicasPath"),
+    ],
+)
+def test_a_scale_has_to_say_where_its_numbers_are(
+    apiserver: ApiServerProcess, scale: dict[str, str], field: str
+) -> None:
+    crd = copy.deepcopy(CRD)
+    crd["metadata"]["name"] = "ships.example.dev"
+    crd["spec"]["names"] = {"plural": "ships", "kind": "Ship"}
+    crd["spec"]["versions"][0]["subresources"]["scale"] = scale
+    answer = apiserver.request("POST", CRDS, crd)
+    assert answer.status == 422
+    assert f"subresources.scale.{field}" in answer.body["message"]
+
+
+def test_kubectl_scales_a_custom_resource_and_its_selector_is_told(
+    apiserver: ApiServerProcess, kubectl_program: str
+) -> None:
+    crd = copy.deepcopy(CRD)
+    crd["metadata"]["name"] = "fleets.example.dev"
+    crd["spec"]["names"] = {"plural": "fleets", "kind": "Fleet"}
+    version = crd["spec"]["versions"][0]
+    version["subresources"]["scale"] |= {"specReplicasPath": ".spec.ships", "labelSelectorPath": ".status.selector"}
+    version["schema"]["openAPIV3Schema"]["properties"] = {
+        "spec": {"type": "object", "properties": {"ships": {"type": "integer"}}},
+        "status": {"type": "object", "properties": {"oars": {"type": "integer"}, "selector": {"type": "string"}}},
+    }
+    establish(apiserver, crd)
+    fleets = BOATS.replace("boats", "fleets")
+    body: dict[str, Any] = {"apiVersion": "example.dev/v1", "kind": "Fleet", "metadata": {"name": "f"}, "spec": {}}
+    assert apiserver.request("POST", fleets, body).status == 201
+    unset = apiserver.request("GET", f"{fleets}/f/scale")
+    assert (unset.status, unset.body["reason"]) == (500, "InternalError")
+    apiserver.request("PATCH", f"{fleets}/f", {"spec": {"ships": 1}}, content_type=MERGE)
+    status = {"status": {"oars": 1, "selector": "app=f"}}
+    apiserver.request("PATCH", f"{fleets}/f/status", status, content_type=MERGE)
+    assert "scaled" in apiserver.kubectl("scale", "fleets.example.dev/f", "--replicas=3", "--current-replicas=1")
+    scale = apiserver.request("GET", f"{fleets}/f/scale").body
+    assert (scale["spec"], scale["status"]) == ({"replicas": 3}, {"replicas": 1, "selector": "app=f"})
+
+
 def test_an_update_needs_a_resource_version(apiserver: ApiServerProcess) -> None:
     apiserver.request("POST", BOATS, boat("blind"))
     answer = apiserver.request("PUT", f"{BOATS}/blind", boat("blind", oars=3))

@@ -107,9 +107,9 @@ def test_an_unknown_kind_is_an_explicit_error(apiserver: ApiServerProcess) -> No
 
 @pytest.mark.local_apiserver
 def test_a_kind_that_only_a_whole_cluster_has_is_an_explicit_error(apiserver: ApiServerProcess) -> None:
-    deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n"
-    refused = apiserver.kubectl("apply", "-f", "-", stdin=deployment, check=False)
-    assert 'no matches for kind "Deployment" in version "apps/v1"' in refused
+    stateful_set = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: d}\n"
+    refused = apiserver.kubectl("apply", "-f", "-", stdin=stateful_set, check=False)
+    assert 'no matches for kind "StatefulSet" in version "apps/v1"' in refused
 
 
 def test_cordon_label_annotate_and_drain_a_node(apiserver: ApiServerProcess) -> None:

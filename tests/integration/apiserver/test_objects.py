@@ -56,7 +56,7 @@ def test_errors_are_status_objects_with_real_reasons(apiserver: ApiServerProcess
 
 @pytest.mark.local_apiserver
 def test_what_is_not_there_says_so(apiserver: ApiServerProcess) -> None:
-    unknown = apiserver.request("GET", "/apis/apps/v1/deployments")
+    unknown = apiserver.request("GET", "/apis/apps/v1/statefulsets")
     assert (unknown.status, unknown.body["reason"]) == (404, "NotFound")
     attach = apiserver.request("GET", "/api/v1/namespaces/default/pods/x/exec")
     assert (attach.status, attach.body["reason"]) == (501, "NotImplemented")

@@ -99,7 +99,7 @@ def test_broken_protobuf_raises_nothing_but_api_errors(raw: bytes) -> None:
 
 def test_a_protobuf_kind_without_a_table_is_refused() -> None:
     with pytest.raises(ApiError) as caught:
-        protobuf.decode(envelope("apps/v1", "Deployment", b""))
+        protobuf.decode(envelope("apps/v1", "StatefulSet", b""))
     assert caught.value.code == 415
 
 

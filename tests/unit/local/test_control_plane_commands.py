@@ -1,10 +1,12 @@
 """What Kubernetes' own programs are told when they take the local API server's place."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from trireme_local import network
 from trireme_local.apiserver.pki import Pki
 from trireme_local.control_plane import RealControlPlane
 
@@ -37,3 +39,8 @@ def test_the_api_server_can_read_the_key_that_service_account_tokens_are_verifie
     assert serialization.load_pem_public_key(text) == signing.public_key()
     signed_with = serialization.load_pem_private_key(Path(flags["service-account-signing-key-file"]).read_bytes(), None)
     assert signed_with.public_key() == signing.public_key(), "an older key stays the key"
+
+
+def test_cluster_ips_come_from_the_same_range_as_with_the_local_api_server(tmp_path: Path) -> None:
+    plane = dataclasses.replace(_plane(tmp_path), service_network=network.service_network(20))
+    assert _flags(plane.commands()["apiserver"])["service-cluster-ip-range"] == "127.20.240.0/20"

@@ -75,3 +75,19 @@ def test_restart_policies() -> None:
     assert should_restart("OnFailure", 1)
     assert not should_restart("OnFailure", 0)
     assert not should_restart("Never", 1)
+
+
+def test_a_sidecar_has_to_be_started_and_then_ready() -> None:
+    main = ContainerRecord("main", "i", {"running": {}}, ready=True, started=True)
+    sidecar = ContainerRecord("beside", "i", {"running": {}}, started=True)
+
+    def condition(kind: str, initialized: bool = True) -> tuple[str, str]:
+        found = conditions_of("Running", [sidecar], [main], initialized, [], {"beside"})
+        item = next(item for item in found if item["type"] == kind)
+        return str(item["status"]), str(item.get("message", ""))
+
+    assert condition("Ready") == ("False", "containers with unready status: [beside]")
+    sidecar.ready = True
+    assert condition("Ready")[0] == "True"
+    sidecar.started = False
+    assert condition("Initialized", False) == ("False", "containers with incomplete status: [beside]")

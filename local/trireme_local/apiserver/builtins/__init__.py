@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..resource import ALL_VERBS, Resource, Strategy, Subresource
-from . import core, policy, services
+from . import core, policy, services, workloads
 from .crds import CrdStrategy
 from .pods import PodStrategy
 
@@ -137,6 +137,7 @@ def all_resources() -> list[Resource]:
     crd = CrdStrategy("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition")
     return [
         *_core(),
+        *workloads.resources(),
         events,
         Resource("coordination.k8s.io", "v1", "leases", "Lease", True, lease),
         Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", True, slices),

@@ -132,6 +132,8 @@ def _validate_version(version: Obj, field: str) -> list[Cause]:
     found += cel.validate_rules(schema, at)
     if not found:  # defaults are tried on a schema that works
         found += _validate_defaults(schema, at)
+    if "scale" in version.get("subresources", {}):
+        found += _validate_scale(version["subresources"]["scale"], f"{field}.subresources.scale")
     for index, column in enumerate(version.get("additionalPrinterColumns", ())):
         below = f"{field}.additionalPrinterColumns[{index}]"
         if column.get("type") not in ("integer", "number", "string", "boolean", "date"):
@@ -141,6 +143,25 @@ def _validate_version(version: Obj, field: str) -> list[Cause]:
             tables.parse_json_path(column.get("jsonPath", ""))
         except ValueError as error:
             found.append(errors.invalid_value(f"{below}.jsonPath", column.get("jsonPath", ""), str(error)))
+    return found
+
+
+def _validate_scale(scale: Obj, field: str) -> list[Cause]:
+    """Where a custom resource keeps its replicas: simple paths of fields below spec and status."""
+    found = []
+    for key, below, needed in (
+        ("specReplicasPath", (".spec.",), True),
+        ("statusReplicasPath", (".status.",), True),
+        ("labelSelectorPath", (".spec.", ".status."), False),
+    ):
+        path = scale.get(key, "")
+        if not path:
+            found += [errors.required(f"{field}.{key}")] if needed else []
+        elif not path.startswith(below):
+            text = f"should be a json path under {' or '.join(item.rstrip('.') for item in below)}"
+            found.append(errors.invalid_value(f"{field}.{key}", path, text))
+        elif "[" in path:
+            found.append(errors.invalid_value(f"{field}.{key}", path, "must be a simple json path: no array notation"))
     return found
 
 

@@ -11,7 +11,9 @@ from ..resource import Column, Strategy, WithStatus
 from ..store import Obj
 from ..tables import AGE, NAME, object_age
 
-CLUSTER_NETWORK = ipaddress.ip_network("10.96.0.0/16")
+CLUSTER_NETWORK = ipaddress.IPv4Network("10.96.0.0/16")
+_AFFINITIES = ("ClientIP", "None")
+_AFFINITY_SECONDS, _MAX_AFFINITY_SECONDS = 10800, 86400
 _TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
 
 
@@ -38,9 +40,13 @@ class ServiceStrategy(WithStatus):
         spec = obj.setdefault("spec", {})
         spec.setdefault("type", "ClusterIP")
         spec.setdefault("sessionAffinity", "None")
+        if spec["sessionAffinity"] == "ClientIP":
+            config = spec.setdefault("sessionAffinityConfig", {}).setdefault("clientIP", {})
+            config.setdefault("timeoutSeconds", _AFFINITY_SECONDS)
         for port in spec.get("ports", ()):
             port.setdefault("protocol", "TCP")
-            port.setdefault("targetPort", port.get("port"))
+            if port.get("targetPort") in (None, 0, ""):
+                port["targetPort"] = port.get("port")
         if spec["type"] != "ExternalName":
             spec.setdefault("internalTrafficPolicy", "Cluster")
             spec.setdefault("ipFamilyPolicy", "SingleStack")
@@ -91,6 +97,8 @@ class ServiceStrategy(WithStatus):
             if key in seen_ports:
                 found.append(errors.duplicate_value(at, {"port": key[1], "protocol": key[0]}))
             seen_ports.add(key)
+            found += _target_port(port.get("targetPort"), f"{at}.targetPort")
+        found += _affinity(spec)
         return found + names.labels(spec.get("selector", {}), "spec.selector")
 
     def validate_update(self, new: Obj, old: Obj) -> list[Cause]:
@@ -122,30 +130,53 @@ class ServiceStrategy(WithStatus):
         ]
 
 
-def allocate_cluster_ip(obj: Obj, taken: set[str]) -> None:
-    """Give a Service a free cluster IP when its type needs one. Raises ApiError 422 for an address in use."""
+def _target_port(port: Any, field: str) -> list[Cause]:
+    """A number, or the name of a container's port."""
+    if isinstance(port, int) and not 0 < port < 65536:
+        return [errors.invalid_value(field, port, "must be between 1 and 65535, inclusive")]
+    if isinstance(port, str):
+        return [errors.invalid_value(field, port, text) for text in names.port_name(port)]
+    return []
+
+
+def _affinity(spec: Obj) -> list[Cause]:
+    kind, config = spec["sessionAffinity"], spec.get("sessionAffinityConfig")
+    if kind not in _AFFINITIES:
+        return [errors.unsupported_value("spec.sessionAffinity", kind, _AFFINITIES)]
+    if kind == "None":
+        text = "must not be set when session affinity is None"
+        return [] if config is None else [errors.forbidden_value("spec.sessionAffinityConfig", text)]
+    seconds = config["clientIP"]["timeoutSeconds"] if config else 0
+    if 0 < seconds <= _MAX_AFFINITY_SECONDS:
+        return []
+    text = f"must be greater than 0 and less than {_MAX_AFFINITY_SECONDS}"
+    return [errors.invalid_value("spec.sessionAffinityConfig.clientIP.timeoutSeconds", seconds, text)]
+
+
+def allocate_cluster_ip(obj: Obj, taken: set[str], network: ipaddress.IPv4Network) -> None:
+    """Give a Service a free cluster IP of `network` when its type needs one. Raises ApiError 422 for one in use."""
     spec = obj["spec"]
     if spec["type"] == "ExternalName" or spec.get("clusterIP") == "None":
         return
     asked = spec.get("clusterIP")
     if asked:
         try:
-            valid = ipaddress.ip_address(asked) in CLUSTER_NETWORK
+            valid = ipaddress.ip_address(asked) in network
         except ValueError:
             valid = False
         if not valid or asked in taken:
-            why = "provided IP is already allocated" if valid else f"the provided IP is not in {CLUSTER_NETWORK}"
+            why = "provided IP is already allocated" if valid else f"the provided IP is not in {network}"
             text = f"failed to allocate IP {asked}: {why}"
             cause = errors.invalid_value("spec.clusterIPs", [asked], text)
             raise errors.invalid("", "Service", obj["metadata"]["name"], [cause])
         return
     # Address 1 belongs to the `kubernetes` service.
-    for address in CLUSTER_NETWORK.hosts():
-        if str(address) not in taken and address != CLUSTER_NETWORK[1]:
+    for address in network.hosts():
+        if str(address) not in taken and address != network[1]:
             spec["clusterIP"] = str(address)
             spec["clusterIPs"] = [str(address)]
             return
-    raise errors.ApiError(500, "InternalError", f"Internal error occurred: {CLUSTER_NETWORK} range is full")
+    raise errors.ApiError(500, "InternalError", f"Internal error occurred: {network} range is full")
 
 
 def _endpoint_address(address: str, kind: str, field: str) -> list[Cause]:
