@@ -15,7 +15,6 @@ from gang_harness import BUCKET, Gang, S3Server, make_job, make_spec, s3_server
 from trireme.protocol import AgentState, DatasetRef, JobConfig, Phase, ResumePoint, Target
 from trireme_trainer.agent.preparation import PreparationResult
 from trireme_trainer.checkpoint.inventory import ResumeRecord
-from trireme_trainer.pretrain.config import PretrainConfig
 from trireme_trainer.pretrain.prepare import prepare
 
 SPEC: dict[str, Any] = {
@@ -52,7 +51,7 @@ class Trained:
         config = config or self.config
         fields.setdefault("dataset", self.dataset if config is self.config else None)
         target = Target(job_uid=config.job.uid, attempt=attempt, phase=Phase.PREPARE, **fields)
-        return prepare(PretrainConfig.parse(config), target, self.scratch)
+        return prepare(config, target, self.scratch)
 
 
 @pytest.fixture(scope="module")

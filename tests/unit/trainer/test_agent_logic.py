@@ -28,8 +28,8 @@ from trireme_trainer.agent.ranks import RankProcess
 from trireme_trainer.agent.watch import HangWatch
 from trireme_trainer.checkpoint.inventory import Inventory, ResumeRecord, StoredStep
 from trireme_trainer.checkpoint.retention import select_deletions
-from trireme_trainer.pretrain.__main__ import collective_timeout_seconds, record
-from trireme_trainer.pretrain.errors import NaNLoss, RestoreFailed, classify_exception
+from trireme_trainer.rank.entry import collective_timeout_seconds, record
+from trireme_trainer.rank.errors import NaNLoss, RestoreFailed, classify_exception
 
 KEYS = JobKeys("s3://bucket/p", "default", "job", "uid")
 

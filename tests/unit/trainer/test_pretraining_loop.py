@@ -39,8 +39,9 @@ from trireme_trainer.engines.interface import (
 from trireme_trainer.metrics.memory import peak_memory_bytes
 from trireme_trainer.metrics.throughput import Peak, Throughput, device_peak
 from trireme_trainer.pretrain.config import PretrainConfig
-from trireme_trainer.pretrain.errors import NaNLoss, RestoreFailed
-from trireme_trainer.pretrain.loop import Outcome, Place, Pretraining
+from trireme_trainer.pretrain.loop import Pretraining
+from trireme_trainer.rank.errors import NaNLoss, RestoreFailed
+from trireme_trainer.rank.run import Outcome, Place
 
 STEPS = 12
 

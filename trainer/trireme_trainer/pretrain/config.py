@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from trireme.checkpoints import digest_bytes
 from trireme.planning.types import Plan
@@ -71,7 +72,7 @@ class PretrainConfig:
         return ParallelLayout(self.plan.tensor, self.plan.pipeline, self.plan.data, self.plan.context)
 
     @property
-    def device(self) -> str:
+    def device(self) -> Literal["cpu", "cuda"]:
         """What ranks compute on, in torch's words."""
         return "cpu" if self.plan.accelerator == "cpu" else "cuda"
 

@@ -5,80 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from trireme.checkpoints import Manifest
-from trireme.checkpoints.manifest import AttemptStart
-from trireme.protocol import Progress, ResumePoint, Section, Settings
-from trireme.protocol.base import WireModel
-from trireme_trainer.agent.messages import (
-    ExportedEvent,
-    Inputs,
-    NewSettings,
-    ProgressEvent,
-    SavedEvent,
-    SaveFailedEvent,
-)
-from trireme_trainer.checkpoint.fetch import Corrupt, verify_local
+from trireme.protocol import Progress, Section, Settings
+from trireme_trainer.agent.messages import Inputs
 from trireme_trainer.data.dataset import TOKENIZER_DIRECTORY, TokenDataset
 from trireme_trainer.data.order import SampleOrder
-from trireme_trainer.disk import is_full
-from trireme_trainer.engines.interface import CheckpointFormatError, Engine, NonFiniteState, StepResult
-from trireme_trainer.metrics.memory import peak_memory_bytes
+from trireme_trainer.engines.interface import CheckpointFormatError, Engine, StepResult
 from trireme_trainer.metrics.throughput import Peak, Throughput
 from trireme_trainer.pretrain.config import PretrainConfig
 from trireme_trainer.pretrain.continuity import training_record
-from trireme_trainer.pretrain.errors import NaNLoss, RestoreFailed
+from trireme_trainer.rank.errors import NaNLoss, RestoreFailed
+from trireme_trainer.rank.run import Channel, Outcome, Place, Run, Wish
 
 log = logging.getLogger(__name__)
-
-
-class Channel(Protocol):
-    """What the loop needs of the rank's channel to its agent."""
-
-    @property
-    def drain_requested(self) -> bool: ...
-    @property
-    def checkpoint_busy(self) -> bool: ...
-    def send(self, message: WireModel) -> None: ...
-    def alive(self) -> None: ...
-    def enter(self, section: Section, step: int) -> None: ...
-    def expect_upload(self) -> None: ...
-    def take_settings(self) -> NewSettings | None: ...
-
-
-class Wish(IntEnum):
-    """What a rank asks of all ranks between two steps; the largest wins."""
-
-    GO_ON = 0
-    SAVE = 1
-    DRAIN = 2
-
-
-class Outcome(IntEnum):
-    """How the loop ended."""
-
-    FINISHED = 0
-    DRAINED = 1
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where this rank stands and writes."""
-
-    rank: int
-    local_rank: int
-    local_world_size: int
-    world_size: int
-    save_directory: Path
-    resume_from: ResumePoint | None = None
-    """As recorded for this attempt."""
 
 
 @dataclass
@@ -111,8 +55,8 @@ class Pretraining:
         self._channel = channel
         self._place = place
         self._inputs = inputs
-        self._settings = settings
         self._clock = clock
+        self._run = Run(channel, place, engine, settings, config.device, clock)
         training = config.spec.training
         self._total = config.spec.total_steps
         self._tokens_per_step = training.global_batch_size * config.spec.data.sequence_length
@@ -125,8 +69,6 @@ class Pretraining:
         self._throughput = Throughput(engine.flops_per_token, self._tokens_per_step, place.world_size, peak)
         self._state = State()
         self._progress: Progress | None = None
-        self._saved_step: int | None = None
-        self._saved_at = clock()
 
     # -- the run
 
@@ -136,11 +78,11 @@ class Pretraining:
             self._restore(Path(self._inputs.checkpoint_directory))
         elif self._inputs.start_directory is not None:
             self._start_from(Path(self._inputs.start_directory))
-        self._saved_at = self._clock()
-        wish = self._engine.agree(self._wish(self._engine.step))
+        self._run.begin()
+        wish = self._engine.agree(self._run.wish(self._engine.step))
         while self._engine.step < self._total:
             if wish == Wish.DRAIN:
-                if self._engine.step > (self._saved_step or 0):
+                if self._run.unsaved(self._engine.step):
                     self._save()
                 return Outcome.DRAINED
             if wish == Wish.SAVE:
@@ -148,34 +90,13 @@ class Pretraining:
             wish = self._step()
         return self._finish()
 
-    def _wish(self, step: int) -> Wish:
-        """What this rank wants when `step` steps are complete."""
-        if (changed := self._channel.take_settings()) is not None:
-            self._settings = changed.settings
-        if self._channel.drain_requested:
-            return Wish.DRAIN
-        return Wish.SAVE if self._place.rank == 0 and self._save_due(step) else Wish.GO_ON
-
-    def _save_due(self, step: int) -> bool:
-        """Rank 0 decides for all; a save waits until the one before is in the store."""
-        saved = self._saved_step or 0
-        if step <= saved or self._channel.checkpoint_busy:
-            return False
-        every_steps, every_seconds = (
-            self._settings.checkpoint_interval_steps,
-            self._settings.checkpoint_interval_seconds,
-        )
-        if every_steps and step // every_steps > saved // every_steps:
-            return True
-        return bool(every_seconds) and self._clock() - self._saved_at >= (every_seconds or 0)
-
     def _step(self) -> int:
         """Train one step; what the ranks agreed on to do after it."""
         engine, step = self._engine, self._engine.step
         self._channel.enter(Section.STEP, step)
         began = self._clock()
         samples = self.order.samples_of(step, engine.data_parallel_rank, engine.data_parallel_size)
-        result = engine.train_step(self._dataset.train(samples), lambda: self._wish(step + 1))
+        result = engine.train_step(self._dataset.train(samples), lambda: self._run.wish(step + 1))
         if result.found_nan:
             raise NaNLoss(
                 f"loss {result.loss}, gradient norm {result.grad_norm} at step {step + 1} with learning rate "
@@ -217,12 +138,12 @@ class Pretraining:
             mfu_basis=rates.mfu_basis,
             step_seconds=seconds,
         )
-        self._send(self._progress, completed_at)
+        self._run.report(self._progress, completed_at)
 
     def _report_end(self) -> None:
         """The last step's facts once more, as far as this attempt knows them, with the last validation's loss."""
         progress = self._progress or self._facts()
-        self._send(progress.model_copy(update={"validation_loss": self._state.validation_loss}), 0.0)
+        self._run.report(progress.model_copy(update={"validation_loss": self._state.validation_loss}), 0.0)
 
     def _facts(self, **of_the_step: Any) -> Progress:
         step, state = self._engine.step, self._state
@@ -235,10 +156,6 @@ class Pretraining:
             validation_loss=state.validation_loss,
             **of_the_step,
         )
-
-    def _send(self, progress: Progress, completed_at: float) -> None:
-        peak_bytes = peak_memory_bytes(self._config.device)
-        self._channel.send(ProgressEvent(progress=progress, completed_at=completed_at, peak_memory_bytes=peak_bytes))
 
     def _evaluate(self) -> None:
         """Mean loss over the validation samples, shared out over the data axis."""
@@ -257,62 +174,27 @@ class Pretraining:
 
     def _finish(self) -> Outcome:
         """Save, validate, export. Whatever fails after the save costs no step: the next attempt goes on from there."""
-        if self._engine.step > (self._saved_step or 0):
+        if self._run.unsaved(self._engine.step):
             self._save()
         if self._state.validation_step != self._engine.step:
             self._evaluate()
             self._report_end()
-        self._channel.enter(Section.EXPORT, self._engine.step)
-        directory = self._place.save_directory / "export"
         tokenizer = Path(self._inputs.dataset_directory) / TOKENIZER_DIRECTORY
-        self._engine.export_hugging_face(directory, tokenizer)
-        if self._place.rank == 0:
-            self._channel.send(ExportedEvent(directory=str(directory), manifest=self._manifest()))
-        self._engine.barrier()
-        self._channel.enter(Section.DONE, self._engine.step)
+
+        def write(directory: Path) -> None:
+            self._engine.export_hugging_face(directory, tokenizer)
+
+        self._run.export(self._engine.step, write, self._manifest)
         return Outcome.FINISHED
 
     # -- checkpoints
 
     def _save(self) -> None:
-        """Have every rank write its part to its node's disk and hand it to the agent.
+        def write(directory: Path) -> Sequence[str]:
+            return self._engine.save_local(directory, self._extra_state()).files
 
-        Ranks with little to write stay until all have written: in the next step's collectives they would wait under
-        the limit of a step, and a long save would look like a hang.
-        """
-        self._channel.enter(Section.SAVE, self._engine.step)
-        self._write_part()
-        self._engine.barrier()
-        # Also after a failed write: all must agree on what is left to be saved.
-        self._saved_step, self._saved_at = self._engine.step, self._clock()
-
-    def _write_part(self) -> None:
-        engine = self._engine
-        began = self._clock()
-        directory = self._place.save_directory / f"step-{engine.step}"
-        try:
-            result = engine.save_local(directory, self._extra_state())
-        except NonFiniteState as error:
-            raise NaNLoss(f"checkpoint of step {engine.step}: {error}") from error
-        except OSError as error:
-            reason = "DiskFull" if is_full(error) else "LocalDiskFailed"
-            log.warning("save of step %d failed: %s: %s", engine.step, reason, error)
-            message = str(error)[:1024]
-            self._channel.send(
-                SaveFailedEvent(step=engine.step, reason=reason, message=message, directory=str(directory))
-            )
-            return
-        self._channel.expect_upload()
-        self._channel.send(
-            SavedEvent(
-                step=engine.step,
-                tokens=engine.step * self._tokens_per_step,
-                directory=str(directory),
-                files=list(result.files),
-                stall_seconds=self._clock() - began,
-                manifest=self._manifest() if self._place.rank == 0 else None,
-            )
-        )
+        step = self._engine.step
+        self._run.save(step, step * self._tokens_per_step, write, self._manifest)
 
     def _extra_state(self) -> dict[str, Any]:
         step, state = self._engine.step, self._state
@@ -336,7 +218,7 @@ class Pretraining:
             "tokens": self._engine.step * self._tokens_per_step,
             "modelDigest": self._config.model_digest,
             "datasetDigest": self._dataset_digest,
-            "began": AttemptStart(resume_from=self._place.resume_from).model_dump(mode="json", by_alias=True),
+            "began": self._run.began(),
             "layout": {
                 "tensor": layout.tensor,
                 "pipeline": layout.pipeline,
@@ -359,36 +241,19 @@ class Pretraining:
             raise RestoreFailed(f"weights to start from: {error}") from error
 
     def _restore(self, directory: Path) -> None:
-        """Verify this rank's share of the files, then load. Raises RestoreFailed on every rank when one finds fault."""
-        self._channel.enter(Section.RESTORE, 0)
-        place = self._place
-        manifest = Manifest.decode(directory.with_suffix(".manifest.json").read_bytes())
-        fault: Corrupt | None = None
-        try:
-            verify_local(directory, manifest.files[place.local_rank :: place.local_world_size])
-        except Corrupt as error:
-            fault = error
-        # No rank reads a byte before all files of all nodes are known to be good.
-        if self._engine.agree(int(fault is not None)):
-            if fault is not None:  # the next attempt must not find the same bytes
-                shutil.rmtree(directory, ignore_errors=True)
-            raise RestoreFailed(str(fault) if fault else "another rank found a file that does not verify") from fault
+        """Verify, then load. Raises RestoreFailed."""
+        manifest = self._run.verified(directory)
         try:
             loaded = self._engine.load_local(directory)
         except CheckpointFormatError as error:
             raise RestoreFailed(str(error)) from error
-        self._check(loaded.step, dict(loaded.extra_state), manifest)
-        state = loaded.extra_state
-        self._state = State(*map(state.get, ("firstLoss", "lastLoss", "validationLoss", "validationStep")))
-        self._saved_step = loaded.step
-        log.info("restored step %d: %s", loaded.step, json.dumps(dict(state)))
-
-    def _check(self, step: int, state: dict[str, Any], manifest: Manifest) -> None:
-        own = self._extra_state()
-        for name in ("nextSample", "seed", "datasetDigest", "modelDigest", "tokens"):
-            if state.get(name) != own[name]:
-                raise RestoreFailed(f"checkpoint of step {step}: {name} is {state.get(name)}, expected {own[name]}")
-        if not step == manifest.step == self._engine.step:
+        if not loaded.step == manifest.step == self._engine.step:
             raise RestoreFailed(
-                f"checkpoint holds step {step}, its manifest {manifest.step}, the engine is at {self._engine.step}"
+                f"checkpoint holds step {loaded.step}, its manifest {manifest.step}, "
+                f"the engine is at {self._engine.step}"
             )
+        state, own = dict(loaded.extra_state), self._extra_state()
+        same = ("nextSample", "seed", "datasetDigest", "modelDigest", "tokens")
+        self._run.restored(loaded.step, state, {name: own[name] for name in same})
+        self._state = State(*map(state.get, ("firstLoss", "lastLoss", "validationLoss", "validationStep")))
+        log.info("restored step %d: %s", loaded.step, json.dumps(state))
