@@ -8,11 +8,15 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import ClassVar
 
+import hypothesis
 import pytest
 
 from conftest_apiserver import apiserver, control_plane_summary, count
 
 __all__ = ["apiserver"]
+# How long an example takes says something of the machine and nothing of the code.
+hypothesis.settings.register_profile("trireme", deadline=None)
+hypothesis.settings.load_profile("trireme")
 # `make test-tools` puts kubectl beside this interpreter where the computer has none of its own.
 os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
 
