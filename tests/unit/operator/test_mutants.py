@@ -10,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 MUTANTS = sorted(path for path in (Path(__file__).parent / "mutants").glob("*.py"))
 SETTINGS = settings(
-    max_examples=500,
+    max_examples=2000,  # most are caught within a few dozen
     stateful_step_count=50,
     deadline=None,
     database=None,

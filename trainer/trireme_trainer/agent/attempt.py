@@ -291,7 +291,7 @@ class Attempt:
     async def _rendezvous(self) -> int:
         """The port that rank 0 listens on: slot 0 picks a free one, the others ask for it."""
         if self._env.slot == 0:
-            self.rendezvous_port = free_port(self._env.pod_ip)
+            self.rendezvous_port = free_port()
             return self.rendezvous_port
         deadline = time.monotonic() + self.target.settings.start_timeout_seconds
         while time.monotonic() < deadline:

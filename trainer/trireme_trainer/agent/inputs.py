@@ -102,7 +102,7 @@ class InputsFetcher:
         return Inputs(dataset_directory=str(dataset), checkpoint_directory=checkpoint, start_directory=directory)
 
 
-def free_port(address: str) -> int:
-    """A TCP port free on this address at this moment."""
-    with socket.create_server((address, 0)) as server:
+def free_port() -> int:
+    """A TCP port free on all addresses at this moment: torch's rendezvous listens on all of them."""
+    with socket.create_server(("", 0)) as server:
         return int(server.getsockname()[1])
