@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 from product import PATIENCE_SECONDS, Product, TestedJob, wait_for
 from tiny_job import tiny_job
 
@@ -65,7 +66,8 @@ def watch_exit_codes(product: Product, pod: str) -> Iterator[Path]:
 def test_a_pod_told_to_end_exits_with_the_code_of_a_drain(product: Product) -> None:
     job = product.apply(tiny_job("terminated", devices=1, steps=ENDLESS, checkpoint__intervalSteps=ENDLESS))
     before = job.wait_step(10)
-    agent = next(p for p in job.processes() if "trireme_trainer.agent" in p.cmdline())
+    # The newest: in a second try one of the first may not have ended yet.
+    agent = max((p for p in job.processes() if "trireme_trainer.agent" in p.cmdline()), key=psutil.Process.create_time)
     with watch_exit_codes(product, "terminated-0") as codes:
         agent.terminate()
         wait_for("the container's end", lambda: codes.read_text().split(), PATIENCE_SECONDS)
