@@ -83,7 +83,8 @@ def test_a_run_that_lost_a_rank_ends_as_one_that_did_not(
 def test_a_job_that_is_applied_again_exports_what_it_had_learned(
     make_gang: Callable[..., Gang], server: S3Server, base: Path, examples: Path
 ) -> None:
-    spec = make_finetune_spec(base, examples, training__steps=5, method__type="full")
+    changes = {"training__steps": 5, "method__type": "full"}
+    spec = make_finetune_spec(base, examples, **changes)
     gangs = [make_gang(config=make_finetune_job(server, spec)) for _ in range(2)]
     models = []
     for gang in gangs:
@@ -91,6 +92,14 @@ def test_a_job_that_is_applied_again_exports_what_it_had_learned(
         models.append((gang.job_directory / "model" / "a1" / "model.safetensors").read_bytes())
     assert prepared.proposal.resume.step == 5
     assert models[0] == models[1]
+    shorter = make_gang(
+        config=make_finetune_job(server, make_finetune_spec(base, examples, **{**changes, "training__steps": 4}))
+    )
+    shorter.start_all()
+    shorter.hold()
+    problem = shorter.prepare().inputs_problem
+    assert problem.reason == "CheckpointOfOtherTraining"
+    assert "it is of step 5, this job's run has 4 steps" in problem.message
 
 
 def test_what_comes_out_of_lora_is_the_adapter_and_the_merged_model(

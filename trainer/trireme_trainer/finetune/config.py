@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -62,13 +63,26 @@ class FineTuneConfig:
         training = {k: v for k, v in self.spec.training.to_manifest().items() if k not in _FREE}
         return {"training": training, "sequenceLength": self.spec.data.sequence_length}
 
-    def differences(self, manifest: Manifest) -> str | None:
-        """Why training cannot go on from a checkpoint, with fields and values; None when it can."""
+    def total_steps(self, examples: int) -> int:
+        """Optimizer steps of the whole run, with so many training examples."""
+        training = self.spec.training
+        if training.steps is not None:
+            return training.steps
+        return max(1, math.ceil((training.epochs or 1.0) * examples / training.global_batch_size))
+
+    def differences(self, manifest: Manifest, examples: int | None = None) -> str | None:
+        """Why training cannot go on from a checkpoint, with fields and values; None when it can.
+
+        `examples`: how many there are to train on, once that is known.
+        """
         stored = manifest.state.get("training")
-        if not isinstance(stored, Mapping):
-            return None
-        here = _flat(self.record)
-        found = [f"{k} is {v} there, {here[k]} here" for k, v in _flat(stored).items() if k in here and here[k] != v]
+        here, there = _flat(self.record), _flat(stored) if isinstance(stored, Mapping) else {}
+        found = [f"{k} is {v} there, {here[k]} here" for k, v in there.items() if k in here and here[k] != v]
+        if examples is not None:
+            step, total = manifest.step, self.total_steps(examples)
+            # A run that is applied again as it was has nothing left to do, and ends as it did.
+            if step >= total and not step == total == manifest.state.get("totalSteps", total):
+                found.append(f"it is of step {step}, this job's run has {total} steps")
         return "; ".join(found) or None
 
     @property

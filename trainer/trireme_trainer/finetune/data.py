@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,11 +49,6 @@ class ExampleDataset:
         self.train = Rows([ExampleFile(directory / s.train_path) for s in index.sources])
         self.validation = Rows([ExampleFile(directory / s.validation_path) for s in index.sources])
         self._order = SampleOrder(self.train.counts, [s.weight for s in index.sources], seed, global_batch_size)
-        self._batch = global_batch_size
-
-    def steps_of(self, epochs: float) -> int:
-        """Steps in which so many passes over all training examples are made."""
-        return max(1, math.ceil(epochs * len(self.train) / self._batch))
 
     def rows(self, step: int) -> list[int]:
         """The training rows of the step that follows `step` completed steps."""

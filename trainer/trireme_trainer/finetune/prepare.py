@@ -35,6 +35,7 @@ class Inputs:
         self._target = target
         self._scratch = scratch / "preparation"
         self._places = Places(config.job, scratch)
+        self._examples: int | None = None
 
     def propose(self) -> ProposedResume:
         """Raises StoreError, DataError, AttemptInStore, ResumeProblem."""
@@ -46,12 +47,13 @@ class Inputs:
             places.cache,
             model_digest=config.model_digest,
             on_existing=config.spec.checkpoint.on_existing,
-            differences=config.differences,
+            differences=lambda manifest: config.differences(manifest, self._examples),
         )
         base = self._base()
         counted = sizes(base, config.spec.method)
         finder.precheck(self._target.attempt)
         dataset = places.dataset(self._target.dataset, lambda directory: self._prepare_data(base, directory))
+        self._examples = dataset.documents
         found = finder.find(Expected(self._target.attempt, dataset.digest, self._target.verified))
         return ProposedResume(
             dataset=dataset,

@@ -132,7 +132,7 @@ class Teaching:
         self._tokenizer_directory = dataset / TOKENIZER_DIRECTORY
         training = config.spec.training
         self._data = ExampleDataset(dataset, training.seed, training.global_batch_size)
-        self._total = training.steps or self._data.steps_of(training.epochs or 1.0)
+        self._total = config.total_steps(len(self._data.train))
         self._first = 0
         self._stored: StoredTensors | None = None
         self._counters = Counters()
