@@ -94,7 +94,7 @@ class Attempt:
         self._exported: asyncio.Task[None] | None = None
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="attempt")
         self._watch = HangWatch(time.monotonic())
-        config, program = environment.config, find_program(environment.config.program)
+        config = environment.config
         self._cache = NodeCache(environment.scratch / "cache")
         self._fetcher = InputsFetcher(
             store=store,
@@ -103,8 +103,7 @@ class Attempt:
             target=target,
             slot=environment.slot,
             config=config.store,
-            starting=program.starting_weights(config),
-            always_from_weights=program.always_from_weights,
+            starting=find_program(config.program).starting_weights(config),
         )
         self.committer = Committer(
             CommitPlace(self._keys, target.attempt, environment.slot, config.slots, config.ranks_per_slot),

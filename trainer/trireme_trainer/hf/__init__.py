@@ -1,1 +1,0 @@
-"""Training with Hugging Face's trainers under an agent: what they do not have, or have in pickles."""
