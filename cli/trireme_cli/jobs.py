@@ -40,17 +40,24 @@ class Job:
         return JobStatus.model_validate(self.raw.get("status") or {})
 
 
+def get_job(cluster: Cluster, resource: ResourceType, name: str, namespace: str) -> Job | None:
+    """A job of one kind; None when there is none of this name. Raises ClusterError."""
+    try:
+        return Job(resource, cluster.request("GET", resource.path(namespace, name)))
+    except ClusterError as error:
+        if error.status != 404:
+            raise
+        return None
+
+
 def find_job(cluster: Cluster, name: str, namespace: str) -> Job:
     """The job of this name, whatever its kind. Raises ClusterError when there is none, or more than one."""
     found = []
     for resource in cluster.types():
         if resource.group != GROUP:
             continue
-        try:
-            found.append(Job(resource, cluster.request("GET", resource.path(namespace, name))))
-        except ClusterError as error:
-            if error.status != 404:
-                raise
+        if (job := get_job(cluster, resource, name, namespace)) is not None:
+            found.append(job)
     if not found:
         raise ClusterError(404, f"no Trireme job {name!r} in namespace {namespace!r}", "NotFound")
     if len(found) > 1:

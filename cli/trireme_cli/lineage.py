@@ -10,8 +10,8 @@ from rich.table import Table
 
 from trireme.resources import kind_named
 from trireme.resources.status import InputStatus
-from trireme_cli.cluster import Cluster, ClusterError
-from trireme_cli.jobs import Job, find_job
+from trireme_cli.cluster import Cluster
+from trireme_cli.jobs import Job, find_job, get_job
 from trireme_cli.resources import Kubeconfig, Namespace
 
 
@@ -39,13 +39,7 @@ def lineage(
     cluster = Cluster(kubeconfig)
 
     def find(known: InputStatus) -> Job | None:
-        resource = cluster.find_type(kind_named(known.kind).plural)
-        try:
-            return Job(resource, cluster.request("GET", resource.path(namespace, known.name)))
-        except ClusterError as error:
-            if error.status != 404:
-                raise
-            return None
+        return get_job(cluster, cluster.find_type(kind_named(known.kind).plural), known.name, namespace)
 
     table = Table("JOB", "STATE", "UID", "MODEL", "DIGEST", box=None)
     for link in chain(find_job(cluster, name, namespace), find):

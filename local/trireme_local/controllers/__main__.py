@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import logging
-import signal
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
@@ -34,6 +32,7 @@ from trireme_local.kube import (
     KubeClient,
     wait_for_kubeconfig,
 )
+from trireme_local.mainloop import run_until_signalled
 
 log = logging.getLogger("trireme_local.controllers")
 
@@ -123,21 +122,13 @@ async def _supervise(name: str, loop: Callable[[], Awaitable[None]]) -> None:
 async def serve(options: argparse.Namespace) -> None:
     """Run the controllers until SIGTERM or SIGINT."""
     client = await KubeClient.from_kubeconfig(options.kubeconfig, "trireme-local-controllers")
-    task = asyncio.create_task(
-        run_controllers(
-            client,
-            grace_seconds=options.node_monitor_grace_seconds,
-            default_toleration_seconds=options.default_toleration_seconds,
-            without=options.without,
-        )
+    work = run_controllers(
+        client,
+        grace_seconds=options.node_monitor_grace_seconds,
+        default_toleration_seconds=options.default_toleration_seconds,
+        without=options.without,
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    try:
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-    finally:
-        await client.close()
+    await run_until_signalled(client, work)
 
 
 def main(arguments: list[str] | None = None) -> None:

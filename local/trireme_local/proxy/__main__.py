@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 import logging
 import resource
-import signal
 from pathlib import Path
 
 from trireme_local.events import EventRecorder
 from trireme_local.informer import Informer
 from trireme_local.kube import PODS, SERVICES, KubeClient, wait_for_kubeconfig
+from trireme_local.mainloop import run_until_signalled
 from trireme_local.proxy.listeners import RETRY_SECONDS, Listeners
 from trireme_local.proxy.routing import Route, routes, unreachable
 
@@ -82,14 +82,7 @@ def raise_file_limit() -> None:
 async def serve(kubeconfig: Path) -> None:
     """Run the proxy until SIGTERM or SIGINT."""
     client = await KubeClient.from_kubeconfig(kubeconfig, "trireme-local-proxy")
-    task = asyncio.create_task(ServiceProxy(client).run())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    try:
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-    finally:
-        await client.close()
+    await run_until_signalled(client, ServiceProxy(client).run())
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -121,14 +121,13 @@ class Run:
 
     def _save_due(self, step: int) -> bool:
         """Rank 0 decides for all; a save waits until the one before is in the store."""
-        saved = self.saved_step or 0
-        if step <= saved or self.channel.checkpoint_busy:
+        if not self.unsaved(step) or self.channel.checkpoint_busy:
             return False
         every_steps, every_seconds = (
             self._settings.checkpoint_interval_steps,
             self._settings.checkpoint_interval_seconds,
         )
-        if every_steps and step // every_steps > saved // every_steps:
+        if every_steps and step // every_steps > (self.saved_step or 0) // every_steps:
             return True
         return bool(every_seconds) and self.clock() - self._saved_at >= (every_seconds or 0)
 
