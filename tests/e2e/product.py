@@ -18,6 +18,7 @@ import yaml
 
 from trireme.checkpoints import JobKeys, Manifest
 from trireme.protocol import Report
+from trireme.resources import kind_named
 from trireme.resources.status import TERMINAL_STATES, ConditionType, JobState, JobStatus
 from trireme_cli.cluster import Cluster, ClusterError
 from trireme_cli.install import OperatorProcess, install_into, start_operator, stop_operator
@@ -26,7 +27,6 @@ from trireme_cli.local import STORE_SECRET
 from trireme_local.cluster import LocalCluster
 
 Json = dict[str, Any]
-JOBS = "/apis/trireme.dev/v1alpha1/namespaces/default/pretrainjobs"
 POLL_SECONDS = 0.2
 # Bounds a failure, not a success: jobs take seconds, and a computer may be busy with other things.
 PATIENCE_SECONDS = 240.0
@@ -161,7 +161,7 @@ class Product:
     def apply(self, manifest: Json) -> TestedJob:
         """kubectl apply a job."""
         self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(manifest))
-        job = TestedJob(self, manifest["metadata"]["name"])
+        job = TestedJob(self, manifest["metadata"]["name"], manifest["kind"])
         self.jobs[job.name] = job
         return job
 
@@ -195,12 +195,13 @@ class TestedJob:
     __test__ = False
     product: Product
     name: str
+    kind: str = "PretrainJob"
 
     # -- reading
 
     def get(self) -> Job:
-        kind = self.product.cluster.find_type("pretrainjobs")
-        return Job(kind, self.product.cluster.request("GET", f"{JOBS}/{self.name}"))
+        resource = self.product.cluster.find_type(kind_named(self.kind).plural)
+        return Job(resource, self.product.cluster.request("GET", resource.path("default", self.name)))
 
     @property
     def status(self) -> JobStatus:
@@ -208,7 +209,7 @@ class TestedJob:
 
     def events(self) -> list[tuple[str, str]]:
         """(reason, message) of the job's events."""
-        query = {"fieldSelector": f"involvedObject.kind=PretrainJob,involvedObject.name={self.name}"}
+        query = {"fieldSelector": f"involvedObject.kind={self.kind},involvedObject.name={self.name}"}
         found = self.product.cluster.request("GET", "/api/v1/namespaces/default/events", query=query)["items"]
         return [(e["reason"], e.get("message", "")) for e in found]
 
@@ -296,7 +297,7 @@ class TestedJob:
     # -- acting
 
     def patch(self, spec: Json) -> None:
-        self.product.kubectl("patch", "ptj", self.name, "--type=merge", "-p", json.dumps({"spec": spec}))
+        self.product.kubectl("patch", self.kind, self.name, "--type=merge", "-p", json.dumps({"spec": spec}))
 
     def rank_pids(self, slot: int = 0) -> dict[int, int]:
         """rank -> process id of the slot's living ranks."""
@@ -318,7 +319,7 @@ class TestedJob:
         return [p for p in found if str(self.product.local.directory) in p.environ().get("TRIREME_SCRATCH", "")]
 
     def delete(self) -> None:
-        self.product.kubectl("delete", "ptj", self.name, "--ignore-not-found", "--wait=false")
+        self.product.kubectl("delete", self.kind, self.name, "--ignore-not-found", "--wait=false")
         for name in self.pods():
             # A frozen node confirms no deletion.
             self.product.kubectl("delete", "pod", name, "--ignore-not-found", "--force", "--grace-period=0")

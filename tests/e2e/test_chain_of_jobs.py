@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
-from product import Product
-from tiny_job import tiny_job
+from product import Product, TestedJob
+from tiny_job import Json, tiny_job
 
+from stdlib_examples import write_examples
 from trireme.resources.status import ConditionType, JobState
 
 
@@ -15,6 +17,31 @@ def lineage(product: Product, name: str) -> list[list[str]]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return [line.split() for line in done.stdout.splitlines()[1:]]
+
+
+def finetune_job(name: str, base: str, examples: Path) -> Json:
+    """A job on two nodes that teaches another one's model with LoRA."""
+    like = tiny_job(name, nodes=2, devices=1)["spec"]
+    spec = {key: like[key] for key in ("workers", "checkpoint", "faultTolerance")}
+    spec["checkpoint"] |= {"intervalSteps": 10}
+    spec |= {
+        "base": {"job": {"name": base}},
+        "task": "instruction",
+        "method": {"lora": {"rank": 4}},
+        "data": {
+            "sources": [{"uri": str(examples)}],
+            "sequenceLength": 512,
+            "overlong": "drop",
+            "validation": {"fraction": 0.1},
+        },
+        "training": {
+            "steps": 200,
+            "globalBatchSize": 8,
+            "precision": "fp32",
+            "optimizer": {"learningRate": 0.002},
+        },
+    }
+    return {"apiVersion": "trireme.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": name}, "spec": spec}
 
 
 def test_a_job_waits_for_the_job_that_it_starts_from_and_its_model_outlives_that_job(product: Product) -> None:
@@ -53,3 +80,35 @@ def test_a_job_waits_for_the_job_that_it_starts_from_and_its_model_outlives_that
     assert [row[-1] for row in rows] == [status.model.digest, made.model.digest]
     product.kubectl("delete", "ptj", "first")
     assert lineage(product, "second")[1][1:] == ["Deleted", uid, made.model.uri, made.model.digest]
+
+
+def test_a_model_is_fine_tuned_and_a_lost_node_changes_nothing_of_what_it_learns(
+    product: Product, undisturbed: TestedJob
+) -> None:
+    examples = product.directory / "examples" / "train.jsonl"
+    write_examples(examples, "argparse.py", "string.py", "shutil.py", "textwrap.py")
+    finals = []
+    for name in ("taught", "taught-twice"):
+        job = product.apply(finetune_job(name, undisturbed.name, examples))
+        job.wait_step(20)
+        if name == "taught-twice":
+            job.wait_committed()
+            product.local.kill_node(job.node_of(1))
+        finals.append(job.wait_state(JobState.SUCCEEDED, 300))
+    first, second = finals
+    assert [r.cause for r in second.restarts.history] == ["NodeLost"]
+    assert first.inputs[0].digest == second.inputs[0].digest
+    assert first.parameters is not None
+    assert first.parameters == second.parameters
+    assert 0 < first.parameters.trainable < first.parameters.total / 2
+    assert first.resolved is not None
+    assert "training.optimizer.learningRate" not in {c.field for c in first.resolved.choices}
+    assert "method.lora.alpha" in {c.field for c in first.resolved.choices}
+    assert first.progress is not None
+    assert second.progress is not None
+    assert first.progress.validation_loss is not None
+    assert abs((first.progress.loss or 0) - (second.progress.loss or 1)) < 1e-4
+    assert abs(first.progress.validation_loss - (second.progress.validation_loss or 0)) < 1e-4
+    header, row = product.kubectl("get", "ftj", "taught").splitlines()
+    assert header.split()[:3] == ["NAME", "STATE", "STEP"]
+    assert row.split()[1] == "Succeeded"

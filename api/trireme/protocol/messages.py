@@ -239,12 +239,20 @@ class RejectedCheckpoint(WireModel):
     file: str
 
 
+class ModelSizes(WireModel):
+    """Parameters of a model, and how many of them are trained."""
+
+    total: int = Field(ge=0)
+    trainable: int = Field(ge=0)
+
+
 class ProposedResume(WireModel):
     """Slot 0's proposal after PREPARE; `resume` absent means step 0 with no candidate in the store."""
 
     dataset: DatasetRef
     resume: ResumePoint | None = None
     rejected: list[RejectedCheckpoint] = Field(default_factory=list)
+    parameters: ModelSizes | None = Field(default=None, description="Where not all of the model is trained.")
 
 
 class Report(WireModel):

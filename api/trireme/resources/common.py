@@ -6,7 +6,6 @@ from pydantic import Field, field_validator, model_validator
 
 from trireme.planning.hardware import HARDWARE, AcceleratorKind
 from trireme.resources.base import (
-    IntOrAuto,
     ObjectName,
     Passthrough,
     Quantity,
@@ -44,26 +43,6 @@ RESERVED_MOUNT_PATHS = ("/etc/trireme", "/etc/trireme-ca", "/etc/trireme-credent
 def is_reserved_env(name: str) -> bool:
     """Whether Trireme sets this environment variable itself, so that a spec must not."""
     return name in RESERVED_ENV_NAMES or name.startswith(RESERVED_ENV_PREFIXES)
-
-
-class Parallelism(Strict):
-    """world size = tensor x pipeline x data x context = nodes x devicesPerNode; axes left out are chosen."""
-
-    tensor: IntOrAuto = Field(
-        default="auto", description="Devices that share each layer's matrices; stays inside a node. A number or auto."
-    )
-    pipeline: IntOrAuto = Field(
-        default="auto", description="Stages that the layers are divided into. A number or auto."
-    )
-    data: IntOrAuto = Field(
-        default="auto", description="Replicas of the model that share out the batch. A number or auto."
-    )
-    context: IntOrAuto = Field(
-        default="auto", description="Devices that share each sequence. A number or auto; only 1 is available yet."
-    )
-    engine: Literal["megatron", "deepspeed"] = Field(
-        default="megatron", description="Library that does the parallel work. deepspeed is not available yet."
-    )
 
 
 class Accelerator(Strict):
@@ -362,7 +341,6 @@ class FaultTolerance(Strict):
 class TrainingJobSpec(Strict):
     """What every kind of training job has."""
 
-    parallelism: Parallelism = Field(default_factory=Parallelism, description="How the work is divided over ranks.")
     workers: Workers = Field(description="The pods of the job.")
     checkpoint: Checkpoint = Field(description="Where checkpoints go and how often.")
     fault_tolerance: FaultTolerance = Field(
@@ -381,19 +359,14 @@ class TrainingJobSpec(Strict):
 
 
 def placement(spec: TrainingJobSpec) -> dict[str, Any]:
-    """The part of a PlanRequest that every kind of training job gives alike: axes, nodes, devices, memory."""
-    workers, parallelism = spec.workers, spec.parallelism
+    """The part of a PlanRequest that every kind of training job gives alike: nodes, devices, memory."""
+    workers = spec.workers
     memory: int | None = None
     if workers.accelerator.memory is not None:
         memory = parse_quantity_bytes(workers.accelerator.memory)
     elif workers.accelerator.kind == "cpu" and workers.memory_limit_bytes is not None:
         memory = workers.memory_limit_bytes // workers.devices_per_node
     return {
-        "tensor": parallelism.tensor,
-        "pipeline": parallelism.pipeline,
-        "data": parallelism.data,
-        "context": parallelism.context,
-        "engine": parallelism.engine,
         "nodes": workers.nodes,
         "devices_per_node": workers.devices_per_node,
         "accelerator": workers.accelerator.kind,

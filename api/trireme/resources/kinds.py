@@ -8,7 +8,6 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from trireme.planning import Plan, PlanRequest, plan
 from trireme.resources.common import TrainingJobSpec
 from trireme.resources.references import References, no_references
 from trireme.resources.schema import Schema, structural_schema
@@ -49,6 +48,19 @@ class SpecRule:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A field that was left out, the value that was chosen for it, and the rule that chose it."""
+
+    field: str
+    value: str
+    rule: str
+
+
+def _nothing_to_settle(spec: Any) -> tuple[Any, tuple[Choice, ...]]:
+    return spec, ()
+
+
+@dataclass(frozen=True)
 class KindInfo(Generic[SpecT]):
     """One kind of training job."""
 
@@ -65,10 +77,12 @@ class KindInfo(Generic[SpecT]):
     mutable_paths: tuple[str, ...]
     """Dotted paths, from the spec, of what steers a job that was accepted."""
     rules: tuple[SpecRule, ...]
-    plan_request: Callable[[SpecT], PlanRequest]
-    """What the planner needs to know of a spec."""
+    make_plan: Callable[[SpecT], BaseModel]
+    """How the work of a settled spec is divided over the ranks. Raises trireme.planning.PlanError."""
     references: Callable[[SpecT], References] = no_references
     """The jobs whose models a spec asks for."""
+    settle: Callable[[SpecT], tuple[SpecT, tuple[Choice, ...]]] = _nothing_to_settle
+    """A spec with what was left out filled in where that depends on other fields, and the rules that chose it."""
 
     @property
     def api_version(self) -> str:
@@ -112,10 +126,6 @@ class KindInfo(Generic[SpecT]):
         """The spec of an accepted job: what is mutable as it stands now, all else as it was when it was accepted."""
         return _replaced(frozen, live, [path.split(".") for path in self.mutable_paths])
 
-    def plan(self, spec: SpecT) -> Plan:
-        """The layout of a job. Raises trireme.planning.PlanError."""
-        return plan(self.plan_request(spec))
-
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -147,9 +157,10 @@ def _immutable(schema: Schema, mutable: tuple[str, ...], parent: str = "") -> It
 
 def all_kinds() -> tuple[KindInfo[Any], ...]:
     """Every kind that can be served."""
+    from trireme.resources.finetune import FINETUNE_JOB
     from trireme.resources.pretrain import PRETRAIN_JOB
 
-    return (PRETRAIN_JOB,)
+    return (PRETRAIN_JOB, FINETUNE_JOB)
 
 
 def kind_named(name: str) -> KindInfo[Any]:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from trireme.planning import PlanRequest
+from trireme.planning import Plan, PlanRequest, plan
 from trireme.planning.shape import PRESETS, LlamaShape
 from trireme.resources.base import Glob, IntOrAuto, S3Uri, Strict
 from trireme.resources.common import TrainingJobSpec, placement
@@ -136,6 +136,26 @@ class Data(Strict):
     tokenizer: Tokenizer = Field(default_factory=Tokenizer, description="How text becomes tokens.")
 
 
+class Parallelism(Strict):
+    """world size = tensor x pipeline x data x context = nodes x devicesPerNode; axes left out are chosen."""
+
+    tensor: IntOrAuto = Field(
+        default="auto", description="Devices that share each layer's matrices; stays inside a node. A number or auto."
+    )
+    pipeline: IntOrAuto = Field(
+        default="auto", description="Stages that the layers are divided into. A number or auto."
+    )
+    data: IntOrAuto = Field(
+        default="auto", description="Replicas of the model that share out the batch. A number or auto."
+    )
+    context: IntOrAuto = Field(
+        default="auto", description="Devices that share each sequence. A number or auto; only 1 is available yet."
+    )
+    engine: Literal["megatron", "deepspeed"] = Field(
+        default="megatron", description="Library that does the parallel work. deepspeed is not available yet."
+    )
+
+
 class Optimizer(Strict):
     """AdamW with decoupled weight decay on matrices only."""
 
@@ -236,6 +256,7 @@ class PretrainSpec(TrainingJobSpec):
     model: Model = Field(description="What is trained.")
     data: Data = Field(description="What it is trained on.")
     training: Training = Field(description="How it is trained.")
+    parallelism: Parallelism = Field(default_factory=Parallelism, description="How the work is divided over ranks.")
 
     @property
     def shape(self) -> LlamaShape:
@@ -290,8 +311,18 @@ def plan_request(spec: PretrainSpec) -> PlanRequest:
         precision=spec.training.precision,
         micro_batch_size=spec.training.micro_batch_size,
         recompute=spec.training.recompute,
+        tensor=spec.parallelism.tensor,
+        pipeline=spec.parallelism.pipeline,
+        data=spec.parallelism.data,
+        context=spec.parallelism.context,
+        engine=spec.parallelism.engine,
         **placement(spec),
     )
+
+
+def make_plan(spec: PretrainSpec) -> Plan:
+    """The layout of a job. Raises trireme.planning.PlanError."""
+    return plan(plan_request(spec))
 
 
 def references(spec: PretrainSpec) -> References:
@@ -323,6 +354,17 @@ PRETRAIN_JOB = KindInfo(
     mutable_paths=JOB_MUTABLE,
     rules=(
         *JOB_RULES,
+        # An API server checks a default by itself, as it is written: {} here, so no field can be taken for granted.
+        SpecRule(
+            "parallelism",
+            "!has(self.engine) || self.engine != 'deepspeed'",
+            "engine deepspeed is not available yet; use megatron",
+        ),
+        SpecRule(
+            "parallelism",
+            "!has(self.context) || type(self.context) == string || self.context == 1",
+            "context parallelism is not available yet; leave it out or use 1",
+        ),
         SpecRule("model", "has(self.preset) != has(self.shape)", "exactly one of preset and shape must be set"),
         SpecRule(
             "model",
@@ -373,6 +415,6 @@ PRETRAIN_JOB = KindInfo(
             "data.tokenizer.vocabSize must not exceed the model's vocab_size",
         ),
     ),
-    plan_request=plan_request,
+    make_plan=make_plan,
     references=references,
 )

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from trireme.resources.base import ObjectName, Strict
 
-ModelKind = Literal["PretrainJob"]
+ModelKind = Literal["PretrainJob", "FineTuneJob"]
 """Kinds whose jobs export a model."""
 
 

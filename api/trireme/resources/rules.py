@@ -64,15 +64,4 @@ JOB_RULES = (
         "has(self.secretRef) != (has(self.workloadIdentity) && self.workloadIdentity)",
         "exactly one of secretRef and workloadIdentity must be set",
     ),
-    # An API server checks a default by itself, as it is written: {} here, so that no field can be taken for granted.
-    SpecRule(
-        "parallelism",
-        "!has(self.engine) || self.engine != 'deepspeed'",
-        "engine deepspeed is not available yet; use megatron",
-    ),
-    SpecRule(
-        "parallelism",
-        "!has(self.context) || type(self.context) == string || self.context == 1",
-        "context parallelism is not available yet; leave it out or use 1",
-    ),
 )

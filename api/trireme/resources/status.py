@@ -90,10 +90,24 @@ class Condition(StatusModel):
     message: str = Field(default="", description="Why, for people, with the numbers.", max_length=32768)
 
 
+class ChoiceStatus(StatusModel):
+    """A field that was left out, and what was chosen for it."""
+
+    field: str = Field(description="Field of the spec.", max_length=256)
+    value: str = Field(description="What was chosen.", max_length=256)
+    rule: str = Field(description="Why.", max_length=1024)
+
+
 class Resolved(StatusModel):
     """What admission settled. Frozen: an operator upgrade never changes a running job."""
 
     spec: dict[str, Any] = Field(description="The spec with every default filled in.")
+    choices: list[ChoiceStatus] = Field(
+        default_factory=list,
+        max_length=64,
+        description="What was chosen for fields that were left out and depend on others, with the rule.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["field"]},
+    )
     plan: dict[str, Any] = Field(description="Layout, batch sizes and memory per device by part.")
     image: str = Field(description="Image of the training pods.")
     protocol: str = Field(description="Version of the operator-agent protocol.")
@@ -359,6 +373,13 @@ class InputStatus(StatusModel):
     at: datetime | None = Field(default=None, description="When the model was recorded.")
 
 
+class ParametersStatus(StatusModel):
+    """Sizes of the model."""
+
+    total: int = Field(ge=0, description="Parameters of the model, an adapter's included.")
+    trainable: int = Field(ge=0, description="Of these, those that are trained.")
+
+
 class JobStatus(StatusModel):
     """Observed state of a training job."""
 
@@ -384,6 +405,9 @@ class JobStatus(StatusModel):
     time: TimeStatus = Field(default_factory=TimeStatus, description="Seconds by category.")
     failure: FailureStatus | None = Field(default=None, description="Culprit of the last fault.")
     dataset: DatasetStatus | None = Field(default=None, description="Prepared data set.")
+    parameters: ParametersStatus | None = Field(
+        default=None, description="Sizes of the model, where not all of it is trained."
+    )
     model: ModelStatus | None = Field(default=None, description="Exported model, once Succeeded.")
     start_time: datetime | None = Field(default=None, description="When the job was accepted.")
     completion_time: datetime | None = Field(default=None, description="When the job ended.")

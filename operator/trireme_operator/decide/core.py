@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from trireme.protocol import PROTOCOL_VERSION
-from trireme.resources.status import ConditionType, GangPhase, JobStatus, Resolved
+from trireme.resources.status import ChoiceStatus, ConditionType, GangPhase, JobStatus, Resolved
 from trireme_operator.decide import acting, conditions, gang, progress, retelling, timekeeping
 from trireme_operator.decide.kinds import Admitted, Kind, Refused, UnreadableSpec, admit, parse
 from trireme_operator.decide.model import Decision, JobEvent, Observed, seconds_since, to_time
@@ -104,6 +104,7 @@ def _resolve(observed: Observed, kind: Kind, verdict: Admitted) -> Resolved:
     workers = verdict.spec.workers
     return Resolved(
         spec=verdict.spec.to_manifest(),
+        choices=[ChoiceStatus(field=c.field, value=c.value, rule=c.rule) for c in verdict.choices],
         plan=dict(verdict.plan),
         image=workers.image or observed.policy.default_image,
         protocol=PROTOCOL_VERSION,

@@ -6,6 +6,7 @@ from trireme.protocol import AgentState, Phase, ProposedResume, Report
 from trireme.resources.status import (
     DatasetStatus,
     GangPhase,
+    ParametersStatus,
     ProgressStatus,
     RejectedStatus,
     ResumeFrom,
@@ -288,6 +289,7 @@ def _record(s: Situation, report: Report, proposal: ProposedResume) -> Step:
     status = s.status.model_copy(
         update={
             "dataset": DatasetStatus(**proposal.dataset.model_dump()),
+            "parameters": ParametersStatus(**sizes.model_dump()) if (sizes := proposal.parameters) else None,
             "progress": _back_to(s, step),
             "checkpoint": verified,
             "restarts": progress.stamp(s.status.restarts, s.gang.attempt, **times),

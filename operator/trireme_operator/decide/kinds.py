@@ -7,6 +7,7 @@ from typing import Any
 from trireme.planning import PlanError
 from trireme.resources import KindInfo, SpecError
 from trireme.resources.common import MAX_JOB_NAME_LENGTH, TrainingJobSpec
+from trireme.resources.kinds import Choice
 
 Kind = KindInfo[Any]
 
@@ -21,6 +22,7 @@ class Admitted:
 
     spec: TrainingJobSpec
     plan: Mapping[str, Any]
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,14 @@ def admit(kind: Kind, name: str, raw: Mapping[str, Any]) -> Admitted | Refused:
         for field, job in kind.references(spec).items():
             if (job.kind, job.name) == (kind.kind, name):
                 raise SpecError(field, f"{job} is this job itself")
-        plan = kind.plan(spec)
+        spec, choices = kind.settle(spec)
+        plan = kind.make_plan(spec)
     except SpecError as error:
         return Refused("InvalidSpec", f"spec.{error.field}: {error.message}" if error.field else error.message)
     except PlanError as error:
         return Refused(error.reason, f"spec.{error.field}: {error.message}")
-    return Admitted(spec=spec, plan=plan.model_dump(mode="json", by_alias=True, exclude_none=True))
+    planned = plan.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return Admitted(spec=spec, plan=planned, choices=choices)
 
 
 def parse(kind: Kind, raw: Mapping[str, Any]) -> TrainingJobSpec | None:

@@ -12,6 +12,7 @@ import yaml
 from fake_gang import FakeNodes
 
 from conftest_apiserver import ApiServerProcess, establish
+from trireme.resources import kind_named
 from trireme.resources.status import JobStatus
 from trireme_operator.apply.api import Api, load_configuration
 from trireme_operator.config import OperatorConfig
@@ -132,9 +133,32 @@ def job(name: str, nodes: int, cpu: str = "1", **spec: Any) -> Json:
     }
 
 
+def finetune_job(name: str, **spec: Any) -> Json:
+    """A FineTuneJob of one pod."""
+    like = job(name, 1)["spec"]
+    shared = {key: like[key] for key in ("workers", "checkpoint", "faultTolerance")}
+    own = {
+        "base": {"uri": "s3://bucket/base"},
+        "task": "instruction",
+        "data": {"sources": [{"uri": "s3://bucket/examples"}]},
+        "training": {"globalBatchSize": 2},
+    }
+    return {
+        "apiVersion": "trireme.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name},
+        "spec": {**shared, **own, **spec},
+    }
+
+
+def jobs_path(manifest: Json) -> str:
+    """URL path of the jobs of a manifest's kind."""
+    return f"/apis/trireme.dev/v1alpha1/namespaces/default/{kind_named(manifest['kind']).plural}"
+
+
 def create_job(server: ApiServerProcess, manifest: Json) -> Json:
     """Create a job as a user does."""
-    answer = server.request("POST", JOBS, manifest)
+    answer = server.request("POST", jobs_path(manifest), manifest)
     assert answer.status == 201, answer.raw
     body: Json = answer.body
     return body

@@ -10,16 +10,22 @@ import yaml
 from crd_evaluator import refusals, rule_refusals, with_defaults
 
 from trireme.planning import plan
-from trireme.resources import PRETRAIN_JOB, KindInfo, SpecError, all_kinds, kind_named
+from trireme.resources import FINETUNE_JOB, PRETRAIN_JOB, KindInfo, SpecError, all_kinds, kind_named
 from trireme.resources.crdgen import crd
 from trireme.resources.pretrain import plan_request
 
 ROOT = Path(__file__).resolve().parents[3]
 SCHEMA = crd(PRETRAIN_JOB)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+FINETUNE_SCHEMA = crd(FINETUNE_JOB)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 EXAMPLE = ROOT / "examples" / "pretrain.yaml"
 
-# The page shows the smallest useful manifest; it is the one tested here.
-SMALLEST = (ROOT / "docs" / "pretrainjob.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+
+def smallest(info: KindInfo[Any]) -> str:
+    """A kind's page shows its smallest useful manifest; it is the one tested here."""
+    return (ROOT / "docs" / f"{info.singular}.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+
+
+SMALLEST = smallest(PRETRAIN_JOB)
 
 
 def manifest(text: str = SMALLEST) -> dict[str, Any]:
@@ -52,7 +58,7 @@ def test_every_example_is_accepted_and_fits(path: Path) -> None:
     for document in yaml.safe_load_all(path.read_text()):
         kind = kind_named(document["kind"])
         assert refusals(crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"], document) == []
-        kind.plan(kind.parse(document["spec"]))
+        kind.make_plan(kind.settle(kind.parse(document["spec"]))[0])
 
 
 def test_example_is_accepted_and_planned_as_tensor_2_pipeline_2() -> None:
@@ -136,6 +142,36 @@ def test_bad_manifest_is_refused_by_schema_and_model_alike(path: str, value: Any
         PRETRAIN_JOB.parse(document["spec"])
 
 
+REFUSED_FINETUNING = [
+    ("spec.base", {}, "exactly one of job and uri"),
+    ("spec.base", {"uri": "s3://a/b", "job": {"name": "x"}}, "exactly one of job and uri"),
+    ("spec.base", {"job": {"kind": "Deployment", "name": "x"}}, "Deployment"),
+    ("spec.method", {"type": "peft"}, "peft must be set for type peft"),
+    ("spec.method", {"peft": {"peft_type": "IA3"}}, "peft must be set for type peft"),
+    ("spec.method", {"lora": {"rank": 0}}, "rank"),
+    ("spec.training", {"steps": 5, "epochs": 1}, "at most one of steps and epochs"),
+    ("spec.training", {"zeroStage": 4}, "zeroStage"),
+    ("spec.data.chatTemplate", None, "chat only"),
+    ("spec.data.validation", {}, "exactly one of fraction and sources"),
+    ("spec.task", "poetry", "poetry"),
+    ("spec.parallelism", {"tensor": 2}, "parallelism"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "text"), REFUSED_FINETUNING)
+def test_bad_fine_tuning_is_refused_by_schema_and_model_alike(path: str, value: Any, text: str) -> None:
+    document = manifest(smallest(FINETUNE_JOB))
+    assert refusals(FINETUNE_SCHEMA, document) == []
+    if text == "chat only":
+        document = put(put(document, path, "x"), "spec.task", "instruction")
+    else:
+        document = put(document, path, value)
+    found = refusals(FINETUNE_SCHEMA, document)
+    assert any(text in message for message in found), found
+    with pytest.raises(SpecError):
+        FINETUNE_JOB.parse(document["spec"])
+
+
 SHAPE = manifest(EXAMPLE.read_text())["spec"]["model"]["shape"]
 REFUSED_SHAPES = [
     ({**SHAPE, "num_attention_heads": 7}, "divisible by num_attention_heads"),
@@ -169,7 +205,7 @@ def test_what_does_not_exist_yet_is_refused_at_apply(path: str, value: Any) -> N
 def accepted(document: dict[str, Any]) -> dict[str, Any]:
     """The job as it is stored once the operator has accepted it."""
     resolved = {
-        "spec": PRETRAIN_JOB.parse(document["spec"]).to_manifest(),
+        "spec": kind_named(document["kind"]).parse(document["spec"]).to_manifest(),
         "plan": {},
         "image": "trainer",
         "protocol": "1",
@@ -269,7 +305,7 @@ def two_values(node: dict[str, Any]) -> tuple[Any, Any]:
 def test_every_field_of_the_spec_is_declared_mutable_or_refused_once_the_job_is_accepted(info: KindInfo[Any]) -> None:
     schema = crd(info)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     rules = {"x-kubernetes-validations": schema["x-kubernetes-validations"]}
-    base = with_defaults(schema, accepted(manifest()))
+    base = with_defaults(schema, accepted(manifest(smallest(info))))
     for path, node, optional in leaves(schema["properties"]["spec"]):
         one, other = (put(base, f"spec.{path}", value) for value in two_values(node))
         absent = put(one, f"spec.{path}", None)

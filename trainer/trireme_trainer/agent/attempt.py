@@ -94,7 +94,7 @@ class Attempt:
         self._exported: asyncio.Task[None] | None = None
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="attempt")
         self._watch = HangWatch(time.monotonic())
-        config = environment.config
+        config, program = environment.config, find_program(environment.config.program)
         self._cache = NodeCache(environment.scratch / "cache")
         self._fetcher = InputsFetcher(
             store=store,
@@ -103,7 +103,8 @@ class Attempt:
             target=target,
             slot=environment.slot,
             config=config.store,
-            starting=find_program(config.program).starting_weights(config),
+            starting=program.starting_weights(config),
+            always_from_weights=program.always_from_weights,
         )
         self.committer = Committer(
             CommitPlace(self._keys, target.attempt, environment.slot, config.slots, config.ranks_per_slot),

@@ -44,6 +44,7 @@ class InputsFetcher:
     slot: int
     config: StoreConfig
     starting: StartingWeights | None = None
+    always_from_weights: bool = False
 
     def __post_init__(self) -> None:
         self._cancelled = threading.Event()
@@ -93,13 +94,27 @@ class InputsFetcher:
             place, manifest = self.cache.fetch_checkpoint(self.store, target.resume_from, self._stop)
             (place.with_suffix(".manifest.json")).write_bytes(manifest.encode())
             checkpoint = str(place)
-        directory = None
-        if checkpoint is None and self.starting is not None:
-            store = ObjectStore(self.config, uri=self.starting.uri)
-            directory = str(
-                self.cache.fetch_starting_weights(store, self.starting.uri, self._stop, digest=self.starting.digest)
-            )
-        return Inputs(dataset_directory=str(dataset), checkpoint_directory=checkpoint, start_directory=directory)
+        return Inputs(
+            dataset_directory=str(dataset),
+            checkpoint_directory=checkpoint,
+            start_directory=self._fetch_weights() if checkpoint is None or self.always_from_weights else None,
+        )
+
+    def _fetch_weights(self) -> str | None:
+        """The weights to start from, if any."""
+        starting = self.starting
+        if starting is None:
+            return None
+        if starting.folder is not None:
+            if not starting.folder.is_dir():
+                raise StoreError(
+                    "StartFromNotFound",
+                    f"{starting.folder} is no folder on this node: is the volume mounted?",
+                    retryable=True,
+                )
+            return str(starting.folder)
+        store = ObjectStore(self.config, uri=starting.uri)
+        return str(self.cache.fetch_starting_weights(store, starting.uri, self._stop, digest=starting.digest))
 
 
 def free_port() -> int:

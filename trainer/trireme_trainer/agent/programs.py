@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trireme.protocol import JobConfig, ModelRef
+from trireme.resources.finetune import BASE_JOB
 from trireme.resources.pretrain import START_FROM_JOB
 
 
@@ -18,6 +20,11 @@ class StartingWeights:
     uri: str
     digest: str | None = None
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that the URI means where it lies on this node and not in the store."""
+        return None if self.uri.startswith("s3://") else Path(self.uri.removeprefix("file://"))
+
 
 @dataclass(frozen=True)
 class Program:
@@ -29,6 +36,8 @@ class Program:
     """Field of the spec, dotted, with the URI of a checkpoint or model whose weights training starts from."""
     start_from_job: str = ""
     """Field of the spec that names a job instead, whose model the operator has recorded."""
+    always_from_weights: bool = False
+    """Whether ranks need those weights also when they resume: their checkpoints hold only what is trained."""
 
     def starting_weights(self, job: JobConfig) -> StartingWeights | None:
         """The weights that a job starts from, if any."""
@@ -47,6 +56,13 @@ PROGRAMS = {
         preparation="trireme_trainer.pretrain.prepare",
         start_from="model.startFrom",
         start_from_job=START_FROM_JOB,
+    ),
+    "finetune": Program(
+        ranks="trireme_trainer.finetune",
+        preparation="trireme_trainer.finetune.prepare",
+        start_from="base.uri",
+        start_from_job=BASE_JOB,
+        always_from_weights=True,
     ),
 }
 

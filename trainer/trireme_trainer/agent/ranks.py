@@ -162,6 +162,10 @@ class RankSet:
         return entry
 
     async def _hear(self, entry: RankProcess, reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(ConnectionError):  # a rank that is killed may leave its end unread
+            await self._take_events(entry, reader)
+
+    async def _take_events(self, entry: RankProcess, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
             try:
                 event = FROM_RANK.validate_json(line)

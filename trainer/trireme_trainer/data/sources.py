@@ -171,16 +171,20 @@ class Source:
 
         Raises DataUnreadable, StoreError; so does reading the pieces, of which no more than one is in memory.
         """
+        with readable(file), open_text(self.local(file), file.name) as text:
+            if self._is_jsonl(file.name):
+                yield from self._json_lines(text, file)
+            elif (document := Document.of(text, file)) is not None:
+                yield document
+
+    def local(self, file: SourceFile) -> Path:
+        """Where the file's bytes are on this node, fetched if need be. Raises StoreError."""
         if file.key is not None and not file.location.exists():
             assert self._store is not None
             partial = file.location.with_suffix(".part")
             self._store.download(file.key, partial)
             partial.rename(file.location)
-        with _readable(file), open_text(file.location, file.name) as text:
-            if self._is_jsonl(file.name):
-                yield from self._json_lines(text, file)
-            elif (document := Document.of(text, file)) is not None:
-                yield document
+        return file.location
 
     def _is_jsonl(self, name: str) -> bool:
         if self.config.format == "auto":
@@ -217,7 +221,8 @@ def open_text(path: Path, name: str) -> IO[str]:
 
 
 @contextmanager
-def _readable(file: SourceFile) -> Iterator[None]:
+def readable(file: SourceFile) -> Iterator[None]:
+    """Raise DataUnreadable, which names the file, for what its disk or its compression raises."""
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
@@ -226,7 +231,7 @@ def _readable(file: SourceFile) -> Iterator[None]:
 
 def _pieces(text: IO[str], file: SourceFile) -> Iterator[str]:
     # Whoever asks for a piece is outside of documents(), and errors of the disk are raised there.
-    with _readable(file):
+    with readable(file):
         while piece := text.read(PIECE_CHARACTERS):
             if len(piece) == PIECE_CHARACTERS:
                 piece += text.readline()

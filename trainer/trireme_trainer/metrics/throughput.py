@@ -41,11 +41,13 @@ class Throughput:
         self._world_size = world_size
         self._peak = peak
         self._seconds: deque[float] = deque(maxlen=WINDOW_STEPS)
+        self._tokens: deque[int] = deque(maxlen=WINDOW_STEPS)
 
-    def step(self, seconds: float) -> Rates:
-        """The rates after a step of this duration."""
+    def step(self, seconds: float, tokens_of_step: int | None = None) -> Rates:
+        """The rates after a step of this duration; its tokens where steps differ in them."""
         self._seconds.append(seconds)
-        tokens = self._tokens_per_step * len(self._seconds) / max(1e-9, sum(self._seconds))
+        self._tokens.append(self._tokens_per_step if tokens_of_step is None else tokens_of_step)
+        tokens = sum(self._tokens) / max(1e-9, sum(self._seconds))
         tflops = tokens * self._flops_per_token / self._world_size / 1e12
         peak = self._peak
         return Rates(tokens, tflops, tflops / peak.tflops if peak else None, peak.basis if peak else None)

@@ -1,0 +1,30 @@
+"""Examples for fine-tuning from real text that every computer has: the standard library's functions."""
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+STDLIB = Path(json.__file__).parent.parent
+
+
+def functions(*modules: str) -> Iterator[tuple[str, str]]:
+    """(signature, first paragraph of the docstring) of the documented functions of modules."""
+    for module in modules:
+        for node in ast.walk(ast.parse((STDLIB / module).read_text())):
+            doc = ast.get_docstring(node) if isinstance(node, ast.FunctionDef) else None
+            if doc and isinstance(node, ast.FunctionDef):
+                yield f"def {node.name}({ast.unparse(node.args)}):", inspect.cleandoc(doc).split("\n\n")[0]
+
+
+def write_examples(path: Path, *modules: str) -> int:
+    """Instruction records: from a signature to its docstring; how many."""
+    lines = [
+        json.dumps({"instruction": "Describe this function.", "input": signature, "output": re.sub(r"\s+", " ", doc)})
+        for signature, doc in functions(*modules)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return len(lines)

@@ -1,0 +1,73 @@
+"""The prepared examples as trl takes them, in the order that the job's seed gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+from torch.utils.data import Sampler
+
+from trireme_trainer.data.dataset import INDEX_NAME, DatasetIndex
+from trireme_trainer.data.example_files import ExampleFile
+from trireme_trainer.data.order import SampleOrder
+
+
+class Rows:
+    """All examples of a split as rows, source after source."""
+
+    def __init__(self, files: list[ExampleFile]) -> None:
+        self.counts = [len(file) for file in files]
+        self.first = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
+        lengths = [np.diff(file.ends, prepend=0) for file in files]
+        self.lengths = np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int64)
+        self.dataset = Dataset(pa.table({"input_ids": _lists(files, "tokens"), "labels": _lists(files, "labels")}))
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+
+def _lists(files: list[ExampleFile], name: str) -> pa.ChunkedArray:
+    """A list per example; the numbers stay where they are, memory-mapped."""
+    chunks = [
+        pa.LargeListArray.from_arrays(
+            np.concatenate([[0], file.ends]).astype(np.int64), pa.array(np.asarray(getattr(file, name), dtype=np.int32))
+        )
+        for file in files
+        if len(file)
+    ]
+    return pa.chunked_array(chunks, type=pa.large_list(pa.int32()))
+
+
+class ExampleDataset:
+    """A prepared data set of examples."""
+
+    def __init__(self, directory: Path, seed: int, global_batch_size: int) -> None:
+        index = DatasetIndex.model_validate_json((directory / INDEX_NAME).read_bytes())
+        self.train = Rows([ExampleFile(directory / s.train_path) for s in index.sources])
+        self.validation = Rows([ExampleFile(directory / s.validation_path) for s in index.sources])
+        self._order = SampleOrder(self.train.counts, [s.weight for s in index.sources], seed, global_batch_size)
+
+    def rows(self, step: int) -> list[int]:
+        """The training rows of the step that follows `step` completed steps."""
+        return [int(self.train.first[s.source]) + s.index for s in self._order.samples(step)]
+
+    def tokens(self, step: int) -> int:
+        """Tokens of that step, padding not counted."""
+        return int(self.train.lengths[self.rows(step)].sum())
+
+
+class StepSampler(Sampler[int]):
+    """The rows of all steps from `first` to `last`; each step's are one global batch."""
+
+    def __init__(self, dataset: ExampleDataset, first: int, last: int, global_batch_size: int) -> None:
+        self._dataset, self._steps, self._batch = dataset, range(first, last), global_batch_size
+
+    def __len__(self) -> int:
+        return len(self._steps) * self._batch
+
+    def __iter__(self) -> Iterator[int]:
+        for step in self._steps:
+            yield from self._dataset.rows(step)

@@ -1,0 +1,1 @@
+"""Training with Hugging Face's trainers under an agent: what they do not have, or have in pickles."""
