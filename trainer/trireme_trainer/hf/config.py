@@ -26,10 +26,14 @@ _FREE = frozenset({"steps", "epochs", "microBatchSize", "recompute", "zeroStage"
 class HFSpec(Protocol):
     """What the spec of every such kind has."""
 
-    method: Method
-    training: FineTuneTraining
-    output: Output
-    checkpoint: Checkpoint
+    @property
+    def method(self) -> Method: ...
+    @property
+    def training(self) -> FineTuneTraining: ...
+    @property
+    def output(self) -> Output: ...
+    @property
+    def checkpoint(self) -> Checkpoint: ...
 
 
 SpecT = TypeVar("SpecT", bound=HFSpec)

@@ -363,8 +363,11 @@ class HFRun:
         self._run.restored(manifest.step, state, expected)
         self._first, self._stored = manifest.step, stored
         self._counters = Counters(
-            int(state["tokens"]),
-            *map(state.get, ("firstLoss", "lastLoss", "validationLoss", "validationStep")),
+            tokens=int(state["tokens"]),
+            first_loss=state.get("firstLoss"),
+            last_loss=state.get("lastLoss"),
+            validation_loss=state.get("validationLoss"),
+            validation_step=state.get("validationStep"),
             validation_metrics=state.get("validationMetrics") or {},
         )
 

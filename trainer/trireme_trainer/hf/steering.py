@@ -38,6 +38,8 @@ class StepTrainer(Protocol):
     optimizer: Any
     lr_scheduler: Any
     state: TrainerState
+    _globalstep_last_logged: int
+    """The logged loss is a mean over the steps since then."""
 
     def train(self) -> Any: ...
 
