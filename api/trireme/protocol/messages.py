@@ -192,6 +192,9 @@ class Progress(WireModel):
     mfu_basis: str | None = Field(default=None, description="Hardware table entry, or 'measured-cpu'.")
     step_seconds: float | None = None
     first_loss: float | None = None
+    metrics: dict[str, float] = Field(
+        default_factory=dict, description="What the algorithm measures beside the loss, such as reward and kl."
+    )
 
 
 class CheckpointFact(WireModel):

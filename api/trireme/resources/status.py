@@ -6,7 +6,7 @@ the rest it can read again from the API server and the agents.
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -209,6 +209,11 @@ class ProgressStatus(StatusModel):
     mfu: float | None = Field(default=None, description="Model FLOP utilization, 0 to 1.")
     mfu_basis: str | None = Field(default=None, description="Peak that MFU refers to; measured-cpu on CPUs.")
     step_seconds: float | None = Field(default=None, description="Duration of a step.")
+    metrics: dict[Annotated[str, Field(max_length=128)], float] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="What the algorithm measures beside the loss, for example reward and kl.",
+    )
     eta_seconds: float | None = Field(default=None, description="Expected seconds to the last step.")
     highest_step: int = Field(default=0, ge=0, description="Highest step that any attempt completed.")
     updated_at: datetime | None = Field(default=None, description="When these facts were reported.")

@@ -9,7 +9,7 @@ import pytest
 from transformers import LlamaConfig
 
 from trireme.resources.finetune import Method
-from trireme_trainer.finetune.model import BaseUnusable, MethodUnusable, sizes
+from trireme_trainer.hf.models import BaseUnusable, MethodUnusable, sizes
 
 LAYERS, HIDDEN, FEED_FORWARD = 32, 4096, 11008
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from trireme_trainer.finetune.config import FineTuneConfig
-from trireme_trainer.finetune.model import load_base, peft_config, with_adapter
+from trireme_trainer.hf.config import HFConfig
+from trireme_trainer.hf.models import load_model, peft_config, with_adapter
 
 ADAPTER_DIRECTORY = "adapter"
 MERGE_TOLERANCE = 1e-4
@@ -23,7 +23,7 @@ class MergeFailed(RuntimeError):
 
 
 def export(
-    config: FineTuneConfig,
+    config: HFConfig[Any],
     base: Path,
     tokenizer: Path,
     weights: Mapping[str, torch.Tensor],
@@ -35,8 +35,8 @@ def export(
     """
     dtype = torch.bfloat16 if config.spec.training.precision == "bf16" else torch.float32
     directory.mkdir(parents=True, exist_ok=True)
-    adapter = peft_config(config.spec.method)
-    model: Any = with_adapter(load_base(base, torch.float32), adapter)
+    adapter = peft_config(config.spec.method, config.head)
+    model: Any = with_adapter(load_model(base, torch.float32, config.head), adapter)
     alive()
     parameters = dict(model.named_parameters())
     with torch.no_grad():
