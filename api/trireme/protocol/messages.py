@@ -58,6 +58,7 @@ class DatasetRef(WireModel):
     validation_tokens: int = 0
     documents: int = 0
     vocab_size: int = 0
+    rows: int | None = Field(default=None, description="Rows of several examples each, where examples are packed.")
 
 
 class ModelRef(WireModel):
@@ -182,6 +183,7 @@ class Progress(WireModel):
     tokens: int = Field(description="Tokens consumed up to `step`, over all attempts.")
     loss: float | None = None
     validation_loss: float | None = None
+    validation_accuracy: float | None = Field(default=None, description="Of a classifier: share of the right answers.")
     learning_rate: float | None = None
     grad_norm: float | None = None
     tokens_per_second: float | None = None

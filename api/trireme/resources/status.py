@@ -199,6 +199,9 @@ class ProgressStatus(StatusModel):
     loss: float | None = Field(default=None, description="Training loss of the last step.")
     first_loss: float | None = Field(default=None, description="Training loss of the first step.")
     validation_loss: float | None = Field(default=None, description="Loss of the last validation.")
+    validation_accuracy: float | None = Field(
+        default=None, description="Share of right answers in the last validation, 0 to 1; of task classification."
+    )
     learning_rate: float | None = Field(default=None, description="Learning rate of the last step.")
     grad_norm: float | None = Field(default=None, description="Gradient norm of the last step before clipping.")
     tokens_per_second: float | None = Field(default=None, description="Tokens per second of the whole job.")
@@ -357,6 +360,9 @@ class DatasetStatus(StatusModel):
     validation_tokens: int = Field(default=0, ge=0, description="Validation tokens.")
     documents: int = Field(default=0, ge=0, description="Documents after filtering.")
     vocab_size: int = Field(default=0, ge=0, description="Entries of the tokenizer.")
+    rows: int | None = Field(
+        default=None, ge=0, description="Rows of several examples each, where examples are packed."
+    )
 
 
 class ModelStatus(StatusModel):

@@ -49,10 +49,18 @@ class Invalid(ValueError):
 
 @dataclass(frozen=True)
 class Example:
-    """`labels[i]` is `tokens[i]` where the token counts in the loss, else IGNORED."""
+    """`labels[i]` is `tokens[i]` where the token counts in the loss, else IGNORED; of a text to classify there is one
+    label, the number of its class."""
 
     tokens: list[int]
     labels: list[int]
+
+
+class ExampleMaker(Protocol):
+    """From the records of one task to examples."""
+
+    def example(self, record: Record, columns: Mapping[str, str]) -> Example: ...
+    def cut(self, example: Example, limit: int) -> Example: ...
 
 
 class TextTokenizer(Protocol):
@@ -101,6 +109,13 @@ class Formatter:
         if all(label == IGNORED for label in made.labels[1:]):
             raise Invalid("no token of it counts in the loss")
         return made
+
+    def cut(self, example: Example, limit: int) -> Example:
+        """Its first `limit` tokens. Raises Invalid when none of them counts."""
+        cut = Example(example.tokens[:limit], example.labels[:limit])
+        if all(label == IGNORED for label in cut.labels[1:]):
+            raise Invalid(f"its prompt alone fills the {limit} tokens of data.sequenceLength")
+        return cut
 
     def _ids(self, text: str) -> list[int]:
         return cast(list[int], self._tokenizer(text, add_special_tokens=False)["input_ids"])
