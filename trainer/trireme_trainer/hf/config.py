@@ -13,7 +13,7 @@ from trireme.checkpoints import Manifest, digest_bytes
 from trireme.planning.data_parallel import DataParallelPlan
 from trireme.protocol import JobConfig
 from trireme.resources.common import Checkpoint
-from trireme.resources.finetune import ExampleSource, FineTuneTraining, Method, Output
+from trireme.resources.tuning import ExampleSource, Method, Output, TuningTraining
 from trireme_trainer.agent.programs import StartingWeights, find_program
 from trireme_trainer.data.example_files import ExampleSourceConfig
 from trireme_trainer.data.sources import SourceConfig
@@ -29,7 +29,7 @@ class HFSpec(Protocol):
     @property
     def method(self) -> Method: ...
     @property
-    def training(self) -> FineTuneTraining: ...
+    def training(self) -> TuningTraining: ...
     @property
     def output(self) -> Output: ...
     @property

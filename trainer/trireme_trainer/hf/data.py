@@ -47,9 +47,13 @@ class ExampleDataset:
     def __init__(self, directory: Path, seed: int, examples_per_step: int) -> None:
         self.examples_per_step = examples_per_step
         index = DatasetIndex.model_validate_json((directory / INDEX_NAME).read_bytes())
-        self.train = Rows([ExampleFile(directory / s.train_path) for s in index.sources])
-        self.validation = Rows([ExampleFile(directory / s.validation_path) for s in index.sources])
+        self.train = self.make_rows(index, [ExampleFile(directory / s.train_path) for s in index.sources])
+        self.validation = self.make_rows(index, [ExampleFile(directory / s.validation_path) for s in index.sources])
         self._order = SampleOrder(self.train.counts, [s.weight for s in index.sources], seed, examples_per_step)
+
+    def make_rows(self, index: DatasetIndex, files: list[ExampleFile]) -> Rows:
+        """The rows of a split."""
+        return Rows(files)
 
     def rows(self, step: int) -> list[int]:
         """The training rows of the step that follows `step` completed steps."""

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from trireme.protocol import ModelSizes
-from trireme.resources.finetune import Method
+from trireme.resources.tuning import Method
 from trireme_trainer.data.errors import DataError
 
 

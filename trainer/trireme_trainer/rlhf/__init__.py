@@ -1,0 +1,1 @@
+"""Aligning a model with preferences: reward models, DPO, GRPO, PPO."""
