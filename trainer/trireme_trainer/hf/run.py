@@ -107,6 +107,7 @@ class HFRun:
         self._progress: Progress | None = None
         self._wish = Wish.GO_ON
         self._step_began = clock()
+        self._tokens = 0
         self._peak = peak
 
     # -- what a kind adds
@@ -130,7 +131,7 @@ class HFRun:
         raise NotImplementedError
 
     def step_tokens(self, step: int) -> int:
-        """Tokens of the step that follows `step` completed steps, padding not counted."""
+        """Tokens of the step that followed `step` completed steps, padding not counted. Collective."""
         return self.data.tokens(step)
 
     def step_metrics(self, logs: Mapping[str, float]) -> dict[str, float]:
@@ -233,7 +234,8 @@ class HFRun:
     def end_step(self, step: int) -> Wish:
         """What all ranks do after this step."""
         self._seconds = self._clock() - self._step_began
-        self._counters.tokens += self.step_tokens(step - 1)
+        self._tokens = self.step_tokens(step - 1)
+        self._counters.tokens += self._tokens
         self._wish = Wish(self.ranks.agree(self._run.wish(step)))
         if step < self._total and step % self.config.spec.training.validation_interval_steps == 0:
             self._evaluate(step)
@@ -247,7 +249,7 @@ class HFRun:
         counters = self._counters
         counters.last_loss = loss
         counters.first_loss = loss if counters.first_loss is None else counters.first_loss
-        rates = self._throughput.step(self._seconds, self.step_tokens(step - 1))
+        rates = self._throughput.step(self._seconds, self._tokens)
         self._progress = Progress(
             **self._facts(step),
             learning_rate=float(logs["learning_rate"]),
