@@ -70,7 +70,7 @@ class FunctionReward(Strict):
     """Your own Python: reward(prompts, completions, **fields) gives one number for each completion.
 
     Every argument is a list with an entry for each completion; fields are the other fields of the data's lines. It runs
-    in a process of its own, without credentials of the job.
+    in a process of its own.
     """
 
     config_map: ConfigMapKey = Field(description="Where the source is.")

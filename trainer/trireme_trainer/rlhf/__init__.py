@@ -1,1 +1,1 @@
-"""Aligning a model with preferences: reward models, DPO, GRPO, PPO."""
+"""Alignment with preferences: what an RLHFJob runs."""

@@ -78,9 +78,7 @@ def generation_config(config: RLHFConfig, tokenizer: PreTrainedTokenizerBase) ->
 
 
 @torch.no_grad()
-def draw(
-    model: Any, prompts: Sequence[Sequence[int]], how: GenerationConfig, device: torch.device
-) -> list[list[int]]:
+def draw(model: Any, prompts: Sequence[Sequence[int]], how: GenerationConfig, device: torch.device) -> list[list[int]]:
     """A completion of each prompt, with the end-of-text token where the model drew it."""
     longest = max(map(len, prompts))
     tokens = torch.full((len(prompts), longest), int(how.pad_token_id), dtype=torch.long)
