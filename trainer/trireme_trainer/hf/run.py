@@ -14,6 +14,7 @@ from typing import Any
 
 import peft
 import torch
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -221,7 +222,7 @@ class HFRun:
 
     # -- steps
 
-    def sampler(self) -> StepSampler:
+    def sampler(self) -> Sampler[int]:
         """The rows that are left to train."""
         return StepSampler(self.data, self._first, self._total)
 
