@@ -95,10 +95,19 @@ def make_kind_job(kind: KindInfo[Any], server: S3Server, raw: Spec, name: str = 
 
 def losses(gang: Gang) -> dict[int, float]:
     """The loss of every step, the newest attempt's where two computed it."""
+    return _logged(gang, "loss")
+
+
+def gradient_norms(gang: Gang) -> dict[int, float]:
+    """The same of the gradient's norm, which also tells runs apart whose loss is 0 by construction."""
+    return _logged(gang, "grad_norm")
+
+
+def _logged(gang: Gang, name: str) -> dict[int, float]:
     found = {}
     for log in sorted((gang.job_directory / "logs").glob("a*/rank-0.log")):
-        for step, loss in re.findall(r"step (\d+)/\d+ loss (\S+)", log.read_text()):
-            found[int(step)] = float(loss)
+        for step, value in re.findall(rf"step (\d+)/\d+ .*?\b{name} (\S+)", log.read_text()):
+            found[int(step)] = float(value)
     return found
 
 
