@@ -58,6 +58,7 @@ class DatasetRef(WireModel):
     validation_tokens: int = 0
     documents: int = 0
     vocab_size: int = 0
+    rows: int | None = Field(default=None, description="Rows of several examples each, where examples are packed.")
 
 
 class ModelRef(WireModel):
@@ -182,6 +183,7 @@ class Progress(WireModel):
     tokens: int = Field(description="Tokens consumed up to `step`, over all attempts.")
     loss: float | None = None
     validation_loss: float | None = None
+    validation_accuracy: float | None = Field(default=None, description="Of a classifier: share of the right answers.")
     learning_rate: float | None = None
     grad_norm: float | None = None
     tokens_per_second: float | None = None
@@ -190,6 +192,9 @@ class Progress(WireModel):
     mfu_basis: str | None = Field(default=None, description="Hardware table entry, or 'measured-cpu'.")
     step_seconds: float | None = None
     first_loss: float | None = None
+    metrics: dict[str, float] = Field(
+        default_factory=dict, description="What the algorithm measures beside the loss, such as reward and kl."
+    )
 
 
 class CheckpointFact(WireModel):

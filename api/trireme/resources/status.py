@@ -6,7 +6,7 @@ the rest it can read again from the API server and the agents.
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -199,6 +199,9 @@ class ProgressStatus(StatusModel):
     loss: float | None = Field(default=None, description="Training loss of the last step.")
     first_loss: float | None = Field(default=None, description="Training loss of the first step.")
     validation_loss: float | None = Field(default=None, description="Loss of the last validation.")
+    validation_accuracy: float | None = Field(
+        default=None, description="Share of right answers in the last validation, 0 to 1; of task classification."
+    )
     learning_rate: float | None = Field(default=None, description="Learning rate of the last step.")
     grad_norm: float | None = Field(default=None, description="Gradient norm of the last step before clipping.")
     tokens_per_second: float | None = Field(default=None, description="Tokens per second of the whole job.")
@@ -206,6 +209,11 @@ class ProgressStatus(StatusModel):
     mfu: float | None = Field(default=None, description="Model FLOP utilization, 0 to 1.")
     mfu_basis: str | None = Field(default=None, description="Peak that MFU refers to; measured-cpu on CPUs.")
     step_seconds: float | None = Field(default=None, description="Duration of a step.")
+    metrics: dict[Annotated[str, Field(max_length=128)], float] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="What the algorithm measures beside the loss, for example reward and kl.",
+    )
     eta_seconds: float | None = Field(default=None, description="Expected seconds to the last step.")
     highest_step: int = Field(default=0, ge=0, description="Highest step that any attempt completed.")
     updated_at: datetime | None = Field(default=None, description="When these facts were reported.")
@@ -352,6 +360,9 @@ class DatasetStatus(StatusModel):
     validation_tokens: int = Field(default=0, ge=0, description="Validation tokens.")
     documents: int = Field(default=0, ge=0, description="Documents after filtering.")
     vocab_size: int = Field(default=0, ge=0, description="Entries of the tokenizer.")
+    rows: int | None = Field(
+        default=None, ge=0, description="Rows of several examples each, where examples are packed."
+    )
 
 
 class ModelStatus(StatusModel):

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig
 
-from trireme.resources.finetune import Method
-from trireme_trainer.finetune.model import BaseUnusable, MethodUnusable, sizes
+from trireme.resources.tuning import Method
+from trireme_trainer.hf.models import BaseUnusable, MethodUnusable, sizes
 
 LAYERS, HIDDEN, FEED_FORWARD = 32, 4096, 11008
 

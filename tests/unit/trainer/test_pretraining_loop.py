@@ -190,7 +190,7 @@ class World:
             Inputs(
                 dataset_directory=str(self.dataset),
                 checkpoint_directory=str(resume) if resume else None,
-                start_directory=str(start) if start else None,
+                weights={"model": str(start)} if start else {},
             ),
             Settings(**settings),
             Peak(1.0, "measured-cpu"),

@@ -103,7 +103,7 @@ class Attempt:
             target=target,
             slot=environment.slot,
             config=config.store,
-            starting=program.starting_weights(config),
+            weights=program.weights(config),
             always_from_weights=program.always_from_weights,
         )
         self.committer = Committer(

@@ -6,7 +6,9 @@ import logging
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from trireme.checkpoints import JobKeys
 from trireme.protocol import StoreConfig, Target
@@ -43,7 +45,7 @@ class InputsFetcher:
     target: Target
     slot: int
     config: StoreConfig
-    starting: StartingWeights | None = None
+    weights: Mapping[str, StartingWeights] = field(default_factory=dict)
     always_from_weights: bool = False
 
     def __post_init__(self) -> None:
@@ -97,24 +99,24 @@ class InputsFetcher:
         return Inputs(
             dataset_directory=str(dataset),
             checkpoint_directory=checkpoint,
-            start_directory=self._fetch_weights() if checkpoint is None or self.always_from_weights else None,
+            weights=self._fetch_weights() if checkpoint is None or self.always_from_weights else {},
         )
 
-    def _fetch_weights(self) -> str | None:
-        """The weights to start from, if any."""
-        starting = self.starting
-        if starting is None:
-            return None
-        if starting.folder is not None:
-            if not starting.folder.is_dir():
-                raise StoreError(
-                    "StartFromNotFound",
-                    f"{starting.folder} is no folder on this node: is the volume mounted?",
-                    retryable=True,
-                )
-            return str(starting.folder)
-        store = ObjectStore(self.config, uri=starting.uri)
-        return str(self.cache.fetch_starting_weights(store, starting.uri, self._stop, digest=starting.digest))
+    def _fetch_weights(self) -> dict[str, str]:
+        """Folders of the weights that the job names."""
+        return {name: str(self._folder(starting)) for name, starting in self.weights.items()}
+
+    def _folder(self, starting: StartingWeights) -> Path:
+        if starting.folder is None:
+            store = ObjectStore(self.config, uri=starting.uri)
+            return self.cache.fetch_starting_weights(store, starting.uri, self._stop, digest=starting.digest)
+        if not starting.folder.is_dir():
+            raise StoreError(
+                "StartFromNotFound",
+                f"{starting.folder} is no folder on this node: is the volume mounted?",
+                retryable=True,
+            )
+        return starting.folder
 
 
 def free_port() -> int:

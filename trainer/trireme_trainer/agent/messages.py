@@ -82,7 +82,9 @@ class Inputs(WireModel):
     type: Literal["inputs"] = "inputs"
     dataset_directory: str
     checkpoint_directory: str | None = None
-    start_directory: str | None = Field(default=None, description="Where weights to start from lie.")
+    weights: dict[str, str] = Field(
+        default_factory=dict, description="Folders of the weights that the spec names, by the name of their place."
+    )
 
 
 class Drain(WireModel):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trireme.protocol import JobConfig, ModelRef
-from trireme.resources.finetune import BASE_JOB
 from trireme.resources.pretrain import START_FROM_JOB
 
 
 @dataclass(frozen=True)
 class StartingWeights:
-    """Weights that training starts from; with a digest when they are another job's model."""
+    """Weights that ranks need; with a digest when they are another job's model."""
 
     field: str
     """Field of the spec that names them."""
@@ -27,41 +27,76 @@ class StartingWeights:
 
 
 @dataclass(frozen=True)
+class WeightsPlace:
+    """Where a spec may name weights that ranks need: in the field `job` or in the field `uri`, both dotted."""
+
+    name: str
+    """By which the program's ranks ask for them."""
+    job: str
+    uri: str
+
+
+def _model_at(field: str) -> WeightsPlace:
+    """A field with either a job or a uri in it; ranks ask by the field's own name."""
+    return WeightsPlace(field, f"{field}.job", f"{field}.uri")
+
+
+@dataclass(frozen=True)
 class Program:
     """The modules of one program, run with python -m."""
 
     ranks: str
     preparation: str
-    start_from: str = ""
-    """Field of the spec, dotted, with the URI of a checkpoint or model whose weights training starts from."""
-    start_from_job: str = ""
-    """Field of the spec that names a job instead, whose model the operator has recorded."""
+    places: Callable[[Mapping[str, Any]], tuple[WeightsPlace, ...]]
+    """The places of a raw spec that may name weights."""
     always_from_weights: bool = False
     """Whether ranks need those weights also when they resume: their checkpoints hold only what is trained."""
 
-    def starting_weights(self, job: JobConfig) -> StartingWeights | None:
-        """The weights that a job starts from, if any."""
-        recorded: ModelRef | None = job.inputs.get(self.start_from_job)
-        if recorded is not None:
-            return StartingWeights(self.start_from_job, recorded.uri, recorded.digest)
-        place: Any = job.spec
-        for name in self.start_from.split("."):
-            place = place.get(name) if isinstance(place, dict) else None
-        return StartingWeights(self.start_from, place) if isinstance(place, str) else None
+    def weights(self, job: JobConfig) -> dict[str, StartingWeights]:
+        """The weights that a job names, by the name of their place."""
+        found = {}
+        for place in self.places(job.spec):
+            recorded: ModelRef | None = job.inputs.get(place.job)
+            uri = _value_at(job.spec, place.uri)
+            if recorded is not None:
+                found[place.name] = StartingWeights(place.job, recorded.uri, recorded.digest)
+            elif isinstance(uri, str):
+                found[place.name] = StartingWeights(place.uri, uri)
+        return found
 
 
+def _value_at(spec: Any, field: str) -> Any:
+    """What is in a field such as rewards[0].model.uri; None where it is left out."""
+    for name in field.replace("[", ".").replace("]", "").split("."):
+        if isinstance(spec, list):
+            spec = spec[int(name)]
+            continue
+        spec = spec.get(name) if isinstance(spec, Mapping) else None
+    return spec
+
+
+def _rlhf_models(spec: Mapping[str, Any]) -> tuple[WeightsPlace, ...]:
+    rewards = range(len(spec.get("rewards") or ()))
+    return (_model_at("policy"), _model_at("reference"), *(_model_at(f"rewards[{n}].model") for n in rewards))
+
+
+PRETRAIN_WEIGHTS = WeightsPlace("model", START_FROM_JOB, "model.startFrom")
 PROGRAMS = {
     "pretrain": Program(
         ranks="trireme_trainer.pretrain",
         preparation="trireme_trainer.pretrain.prepare",
-        start_from="model.startFrom",
-        start_from_job=START_FROM_JOB,
+        places=lambda _: (PRETRAIN_WEIGHTS,),
     ),
     "finetune": Program(
         ranks="trireme_trainer.finetune",
         preparation="trireme_trainer.finetune.prepare",
-        start_from="base.uri",
-        start_from_job=BASE_JOB,
+        places=lambda _: (_model_at("base"),),
+        always_from_weights=True,
+    ),
+    "rlhf": Program(
+        ranks="trireme_trainer.rlhf",
+        preparation="trireme_trainer.rlhf.prepare",
+        places=_rlhf_models,
         always_from_weights=True,
     ),
 }

@@ -30,6 +30,8 @@ class SourceIndex(WireModel):
     name: str
     weight: float
     documents: int
+    rows: int | None = None
+    """Of several examples each, where examples are packed."""
     tokens: int
     validation_documents: int
     validation_tokens: int
@@ -49,6 +51,8 @@ class DatasetIndex(WireModel):
     """Of the names and bytes of all inputs and of the configuration they were prepared with."""
     sources: list[SourceIndex]
     files: list[ShardFile]
+    classes: list[str] | None = None
+    """Of task classification, in the order of their numbers."""
 
     def encode(self) -> bytes:
         """The bytes whose digest names the data set."""
@@ -56,12 +60,14 @@ class DatasetIndex(WireModel):
 
     def to_ref(self, uri: str) -> DatasetRef:
         """The reference that is recorded in the job's status."""
+        rows = [s.rows for s in self.sources if s.rows is not None]
         return DatasetRef(
             uri=uri,
             digest=digest_bytes(self.encode()),
             tokens=sum(s.tokens for s in self.sources),
             validation_tokens=sum(s.validation_tokens for s in self.sources),
             documents=sum(s.documents for s in self.sources),
+            rows=sum(rows) if rows else None,
             vocab_size=self.vocab_size,
         )
 

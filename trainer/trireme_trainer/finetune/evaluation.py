@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from trireme_trainer.data.examples import IGNORED
-from trireme_trainer.finetune.data import Rows
+from trireme_trainer.hf.data import Rows
 from trireme_trainer.hf.ranks import GroupRanks
 from trireme_trainer.rank.run import Place
 

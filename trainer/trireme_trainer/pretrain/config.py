@@ -11,7 +11,7 @@ from trireme.planning.types import Plan
 from trireme.protocol import JobConfig
 from trireme.resources.pretrain import PretrainSpec
 from trireme.resources.pretrain import Source as SourceSpec
-from trireme_trainer.agent.programs import StartingWeights, find_program
+from trireme_trainer.agent.programs import PRETRAIN_WEIGHTS, StartingWeights, find_program
 from trireme_trainer.data.prepare import DataConfig
 from trireme_trainer.data.sources import SourceConfig
 from trireme_trainer.engines.interface import (
@@ -39,7 +39,7 @@ class PretrainConfig:
     @property
     def starting(self) -> StartingWeights | None:
         """The weights that training starts from, if any."""
-        return find_program(self.job.program).starting_weights(self.job)
+        return find_program(self.job.program).weights(self.job).get(PRETRAIN_WEIGHTS.name)
 
     @property
     def model(self) -> ModelShape:

@@ -13,6 +13,7 @@ from typing import Any
 
 from trireme.protocol import Progress, Section, Settings
 from trireme_trainer.agent.messages import Inputs
+from trireme_trainer.agent.programs import PRETRAIN_WEIGHTS
 from trireme_trainer.data.dataset import TOKENIZER_DIRECTORY, TokenDataset
 from trireme_trainer.data.order import SampleOrder
 from trireme_trainer.engines.interface import CheckpointFormatError, Engine, StepResult
@@ -76,8 +77,8 @@ class Pretraining:
         """From the resume point to the last step, or to a drain. Raises NaNLoss, RestoreFailed."""
         if self._inputs.checkpoint_directory is not None:
             self._restore(Path(self._inputs.checkpoint_directory))
-        elif self._inputs.start_directory is not None:
-            self._start_from(Path(self._inputs.start_directory))
+        elif (start := self._inputs.weights.get(PRETRAIN_WEIGHTS.name)) is not None:
+            self._start_from(Path(start))
         self._run.begin()
         wish = self._engine.agree(self._run.wish(self._engine.step))
         while self._engine.step < self._total:

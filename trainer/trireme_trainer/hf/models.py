@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import peft
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from trireme.protocol import ModelSizes
-from trireme.resources.finetune import Method
+from trireme.resources.tuning import Method
 from trireme_trainer.data.errors import DataError
 
 
 class BaseUnusable(DataError):
-    """The base is no model that can be taught."""
+    """The base is no model that can be trained."""
 
     reason = "BaseUnusable"
     retryable = False
@@ -28,9 +29,32 @@ class MethodUnusable(DataError):
     retryable = False
 
 
-def peft_config(method: Method) -> peft.PeftConfig | None:
+@dataclass(frozen=True)
+class Head:
+    """What stands on a model's body, in peft's words, and how many numbers it answers with where that is chosen."""
+
+    task_type: Literal["CAUSAL_LM", "SEQ_CLS"]
+    labels: int | None = None
+
+    @property
+    def auto_class(self) -> Any:
+        """The library's class that finds the architecture."""
+        return AutoModelForCausalLM if self.task_type == "CAUSAL_LM" else AutoModelForSequenceClassification
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Fields of the model's configuration."""
+        return {} if self.labels is None else {"num_labels": self.labels}
+
+
+CAUSAL = Head("CAUSAL_LM")
+SCORE = Head("SEQ_CLS", labels=1)
+"""Of a reward model (Ouyang et al. 2022): one number for a whole sequence."""
+
+
+def peft_config(method: Method, head: Head = CAUSAL) -> peft.PeftConfig | None:
     """The adapter of a method; None where all weights are trained. Raises MethodUnusable."""
-    common = {"task_type": "CAUSAL_LM"}
+    common = {"task_type": head.task_type}
     match method.type:
         case "full":
             return None
@@ -56,10 +80,10 @@ def peft_config(method: Method) -> peft.PeftConfig | None:
         raise MethodUnusable(f"spec.method.peft: {type(error).__name__}: {error}") from error
 
 
-def load_base(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The base model with its weights. Raises BaseUnusable."""
+def load_model(directory: Path, dtype: torch.dtype, head: Head = CAUSAL) -> PreTrainedModel:
+    """A model with its weights; a head that it has not is made from torch's generator. Raises BaseUnusable."""
     try:
-        return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, trust_remote_code=False)
+        return head.auto_class.from_pretrained(directory, dtype=dtype, trust_remote_code=False, **head.config)
     except (OSError, ValueError, KeyError) as error:
         raise BaseUnusable(f"{directory.name}: {error}") from error
 
@@ -74,18 +98,18 @@ def with_adapter(model: PreTrainedModel, config: peft.PeftConfig | None, **how: 
         raise MethodUnusable(f"spec.method: {error}") from error
 
 
-def sizes(directory: Path, method: Method) -> ModelSizes:
+def sizes(directory: Path, method: Method, head: Head = CAUSAL) -> ModelSizes:
     """Parameters of the model and of what is trained, counted without reading a weight.
 
     Raises BaseUnusable, MethodUnusable.
     """
     try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False, **head.config)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model = head.auto_class.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise BaseUnusable(f"the base is no causal language model that can be taught: {error}") from error
+        raise BaseUnusable(f"the base is no model that can be trained: {error}") from error
     with torch.device("meta"):
-        model = with_adapter(model, peft_config(method))
+        model = with_adapter(model, peft_config(method, head))
     counted = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return ModelSizes(total=sum(n for n, _ in counted), trainable=sum(n for n, trained in counted if trained))

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from trireme_trainer.finetune.config import FineTuneConfig
-from trireme_trainer.finetune.model import load_base, peft_config, with_adapter
+from trireme_trainer.hf.base import load_tokenizer
+from trireme_trainer.hf.config import HFConfig
+from trireme_trainer.hf.models import CAUSAL, load_model, peft_config, with_adapter
 
 ADAPTER_DIRECTORY = "adapter"
 MERGE_TOLERANCE = 1e-4
@@ -23,7 +24,7 @@ class MergeFailed(RuntimeError):
 
 
 def export(
-    config: FineTuneConfig,
+    config: HFConfig[Any],
     base: Path,
     tokenizer: Path,
     weights: Mapping[str, torch.Tensor],
@@ -35,14 +36,19 @@ def export(
     """
     dtype = torch.bfloat16 if config.spec.training.precision == "bf16" else torch.float32
     directory.mkdir(parents=True, exist_ok=True)
-    adapter = peft_config(config.spec.method)
-    model: Any = with_adapter(load_base(base, torch.float32), adapter)
+    adapter = peft_config(config.spec.method, config.head)
+    model: Any = with_adapter(load_model(base, torch.float32, config.head), adapter)
     alive()
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, value in weights.items():
             parameters[name].copy_(value)
     model.eval()
+    if config.head is not CAUSAL and model.config.pad_token_id is None:
+        # Of several texts of different length, a head that answers once finds each one's last token by this.
+        taught_with = load_tokenizer(tokenizer)
+        padding = taught_with.pad_token_id
+        model.config.pad_token_id = taught_with.eos_token_id if padding is None else padding
     if adapter is not None:
         place = directory / ADAPTER_DIRECTORY if config.spec.output.merge else directory
         # The folder of this node means nothing elsewhere.

@@ -44,11 +44,16 @@ def _lists(files: list[ExampleFile], name: str) -> pa.ChunkedArray:
 class ExampleDataset:
     """A prepared data set of examples."""
 
-    def __init__(self, directory: Path, seed: int, global_batch_size: int) -> None:
+    def __init__(self, directory: Path, seed: int, examples_per_step: int) -> None:
+        self.examples_per_step = examples_per_step
         index = DatasetIndex.model_validate_json((directory / INDEX_NAME).read_bytes())
-        self.train = Rows([ExampleFile(directory / s.train_path) for s in index.sources])
-        self.validation = Rows([ExampleFile(directory / s.validation_path) for s in index.sources])
-        self._order = SampleOrder(self.train.counts, [s.weight for s in index.sources], seed, global_batch_size)
+        self.train = self.make_rows(index, [ExampleFile(directory / s.train_path) for s in index.sources])
+        self.validation = self.make_rows(index, [ExampleFile(directory / s.validation_path) for s in index.sources])
+        self._order = SampleOrder(self.train.counts, [s.weight for s in index.sources], seed, examples_per_step)
+
+    def make_rows(self, index: DatasetIndex, files: list[ExampleFile]) -> Rows:
+        """The rows of a split."""
+        return Rows(files)
 
     def rows(self, step: int) -> list[int]:
         """The training rows of the step that follows `step` completed steps."""
@@ -62,11 +67,11 @@ class ExampleDataset:
 class StepSampler(Sampler[int]):
     """The rows of all steps from `first` to `last`; each step's are one global batch."""
 
-    def __init__(self, dataset: ExampleDataset, first: int, last: int, global_batch_size: int) -> None:
-        self._dataset, self._steps, self._batch = dataset, range(first, last), global_batch_size
+    def __init__(self, dataset: ExampleDataset, first: int, last: int) -> None:
+        self._dataset, self._steps = dataset, range(first, last)
 
     def __len__(self) -> int:
-        return len(self._steps) * self._batch
+        return len(self._steps) * self._dataset.examples_per_step
 
     def __iter__(self) -> Iterator[int]:
         for step in self._steps:

@@ -1,0 +1,413 @@
+"""One rank's run of a job that trains a Hugging Face model: a library's trainer makes the steps, under the votes and
+saves of every run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from torch.utils.data import Sampler
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from trireme.planning.flops import forward_flops_per_token
+from trireme.protocol import Progress, Section, Settings
+from trireme_trainer.agent.messages import Inputs
+from trireme_trainer.data.dataset import TOKENIZER_DIRECTORY
+from trireme_trainer.engines.interface import CheckpointFormatError
+from trireme_trainer.hf.arguments import common_arguments
+from trireme_trainer.hf.base import load_tokenizer
+from trireme_trainer.hf.config import HFConfig
+from trireme_trainer.hf.data import ExampleDataset, StepSampler
+from trireme_trainer.hf.export import export
+from trireme_trainer.hf.models import load_model, peft_config
+from trireme_trainer.hf.ranks import GroupRanks
+from trireme_trainer.hf.state import WEIGHT, StoredTensors, trainable_of, write_state
+from trireme_trainer.hf.steering import StepTrainer, quiet
+from trireme_trainer.metrics.throughput import Peak, Throughput
+from trireme_trainer.rank.errors import NaNLoss, RestoreFailed
+from trireme_trainer.rank.run import Channel, Outcome, Place, Run, Wish
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Counters:
+    """What a checkpoint keeps beside weights and optimizer."""
+
+    tokens: int = 0
+    first_loss: float | None = None
+    last_loss: float | None = None
+    validation_loss: float | None = None
+    validation_step: int | None = None
+    """After which step that loss was measured."""
+    validation_metrics: dict[str, float] = field(default_factory=dict)
+    start_metrics: dict[str, float] = field(default_factory=dict)
+    """Of the held-out rows before the first step."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What is shown beside the loss."""
+        return {**self.start_metrics, **self.validation_metrics}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of the model on held-out rows."""
+
+    loss: float | None
+    """Where the algorithm has one there."""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class HFRun:
+    """One rank's run. A kind says which trainer makes its steps, and how the model is validated."""
+
+    evaluates_at_start = False
+    """Whether the held-out rows are looked at before the first step too, to compare with."""
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer updates of a step: as many as a step's rows, or what was drawn from them, are used for."""
+        return 1
+
+    def __init__(
+        self,
+        config: HFConfig[Any],
+        ranks: GroupRanks,
+        channel: Channel,
+        place: Place,
+        inputs: Inputs,
+        settings: Settings,
+        peak: Peak | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config, self.ranks, self.channel, self.place = config, ranks, channel, place
+        self.folders = {name: Path(folder) for name, folder in inputs.weights.items()}
+        """Of the models that the job names, by the name of their place."""
+        dataset = Path(inputs.dataset_directory)
+        self.data = self.make_dataset(dataset)
+        self.trainer: StepTrainer
+        self._clock = clock
+        self._run = Run(channel, place, ranks, settings, config.device, clock)
+        self._checkpoint = Path(inputs.checkpoint_directory) if inputs.checkpoint_directory else None
+        self._dataset_digest = "sha256:" + dataset.name
+        self._tokenizer_directory = dataset / TOKENIZER_DIRECTORY
+        self._total = config.total_steps(len(self.data.train))
+        self._first = 0
+        self._stored: StoredTensors | None = None
+        self._counters = Counters()
+        self._progress: Progress | None = None
+        self._wish = Wish.GO_ON
+        self._step_began = clock()
+        self._tokens = 0
+        self._peak = peak
+
+    # -- what a kind adds
+
+    def make_trainer(
+        self,
+        model: PreTrainedModel,
+        adapter: peft.PeftConfig | None,
+        tokenizer: PreTrainedTokenizerBase,
+        arguments: dict[str, Any],
+    ) -> StepTrainer:
+        """The trainer that makes the steps, of a loaded model; `arguments` are those of transformers' trainers."""
+        raise NotImplementedError
+
+    def make_dataset(self, directory: Path) -> ExampleDataset:
+        """The prepared data set in a directory."""
+        return ExampleDataset(directory, self.config.spec.training.seed, self.config.examples_per_step)
+
+    def evaluate(self) -> Evaluation:
+        """Of the model on the held-out rows, of which there are some. Collective."""
+        raise NotImplementedError
+
+    def step_tokens(self, step: int) -> int:
+        """Tokens of the step that followed `step` completed steps, padding not counted. Collective."""
+        return self.data.tokens(step)
+
+    def step_metrics(self, logs: Mapping[str, float]) -> dict[str, float]:
+        """What of a step's log is shown beside the loss."""
+        return {}
+
+    def exported_name(self, name: str) -> str | None:
+        """Name in the exported model of a trained parameter; None for one that is not part of it."""
+        return name
+
+    # -- the run
+
+    def run(self) -> Outcome:
+        """From the resume point to the last step, or to a drain. Raises NaNLoss, RestoreFailed."""
+        if self._checkpoint is not None:
+            self._read_checkpoint(self._checkpoint)
+        quiet()
+        self.trainer = self._make_trainer()
+        self._throughput = Throughput(self._flops_per_token(), 0, self.place.world_size, self._peak)
+        if self.evaluates_at_start and not self._first:
+            self._evaluate(0)
+        self._run.begin()
+        self._wish = Wish(self.ranks.agree(self._run.wish(self._first)))
+        if not self._complete and self._wish != Wish.DRAIN:
+            self.trainer.train()
+        if self._wish == Wish.DRAIN:
+            if self._run.unsaved(self._step):
+                self.save()
+            return Outcome.DRAINED
+        return self._finish()
+
+    @property
+    def _complete(self) -> bool:
+        """Whether the checkpoint is of the last step: nothing is left but to validate and export."""
+        return self._first >= self._total
+
+    @property
+    def _step(self) -> int:
+        return max(self._first, int(self.trainer.state.global_step) // self.updates_per_step)
+
+    def _make_trainer(self) -> StepTrainer:
+        config, training = self.config, self.config.spec.training
+        tokenizer = load_tokenizer(self._tokenizer_directory)
+        self.channel.alive()
+        torch.manual_seed(training.seed)  # of a new head's weights
+        model = load_model(self.folders[config.base_name], self.weights_dtype, config.head)
+        self.channel.alive()
+        directory = self.place.save_directory / "trainer"
+        arguments = common_arguments(config, self._total * self.updates_per_step, directory, zero=not self._complete)
+        torch.manual_seed(training.seed)  # of a new adapter's
+        trainer = self.make_trainer(model, peft_config(config.spec.method, config.head), tokenizer, arguments)
+        if self._complete:
+            self._take_weights(trainer.model)
+        return trainer
+
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """A frozen base computes in the job's precision; what is trained is kept in float32."""
+        bf16 = self.config.spec.training.precision == "bf16"
+        return torch.bfloat16 if bf16 and self.config.adapter else torch.float32
+
+    def _take_weights(self, model: Any) -> None:
+        """Of a run that is complete. Raises RestoreFailed."""
+        assert self._stored is not None
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(self._stored_weight(name, parameter))
+
+    def _stored_weight(self, name: str, parameter: Any) -> torch.Tensor:
+        assert self._stored is not None
+        try:
+            return self._stored.read(f"{WEIGHT}/{name}", torch.Size(parameter.shape))
+        except CheckpointFormatError as error:
+            raise RestoreFailed(str(error)) from error
+
+    def _flops_per_token(self) -> float:
+        """Forward and backward; of a frozen matrix only the half of the backward pass that leads to its input."""
+        model = self.trainer.model
+        counted = [(p.numel(), p.requires_grad) for p in model.parameters()]
+        share = sum(n for n, trained in counted if trained) / max(1, sum(n for n, _ in counted))
+        try:
+            forward = forward_flops_per_token(model.config, self.config.sequence_length)
+        except AttributeError:  # another architecture: two operations per weight and token
+            forward = 2.0 * sum(n for n, _ in counted)
+        return float(forward * (2.0 + share))
+
+    # -- steps
+
+    def sampler(self) -> Sampler[int]:
+        """The rows that are left to train."""
+        return StepSampler(self.data, self._first, self._total)
+
+    def begin_step(self, step: int) -> None:
+        """Dropout of a step depends on seed, step and rank alone, so that a resumed run draws what the first would."""
+        self.channel.enter(Section.STEP, step)
+        self._step_began = self._clock()
+        torch.manual_seed((self.config.spec.training.seed * 1_000_003 + step) * 65_537 + self.place.rank)
+
+    def end_step(self, step: int) -> Wish:
+        """What all ranks do after this step."""
+        self._seconds = self._clock() - self._step_began
+        self._tokens = self.step_tokens(step - 1)
+        self._counters.tokens += self._tokens
+        self._wish = Wish(self.ranks.agree(self._run.wish(step)))
+        if step < self._total and step % self.config.spec.training.validation_interval_steps == 0:
+            self._evaluate(step)
+        return self._wish
+
+    def report(self, step: int, logs: dict[str, float]) -> None:
+        """The facts of a step. Raises NaNLoss before anything of it is saved."""
+        loss, grad_norm = float(logs["loss"]), float(logs.get("grad_norm", 0.0))
+        if not math.isfinite(loss) or not math.isfinite(grad_norm):
+            raise NaNLoss(f"loss {loss}, gradient norm {grad_norm} at step {step}")
+        counters = self._counters
+        counters.last_loss = loss
+        counters.first_loss = loss if counters.first_loss is None else counters.first_loss
+        rates = self._throughput.step(self._seconds, self._tokens)
+        self._progress = Progress(
+            **self._facts(step),
+            learning_rate=float(logs["learning_rate"]),
+            grad_norm=grad_norm,
+            tokens_per_second=rates.tokens_per_second,
+            tflops_per_device=rates.tflops_per_device,
+            mfu=rates.mfu,
+            mfu_basis=rates.mfu_basis,
+            step_seconds=self._seconds,
+            metrics={**counters.metrics, **self.step_metrics(logs)},
+        )
+        self._run.report(self._progress, time.time())
+        if self.place.rank == 0:
+            log.info(
+                "step %d/%d loss %.6f grad_norm %.6f learning_rate %.6g seconds %.3f",
+                step, self._total, loss, grad_norm, logs["learning_rate"], self._seconds,
+            )  # fmt: skip
+
+    def _facts(self, step: int) -> dict[str, Any]:
+        counters = self._counters
+        return {
+            "step": step,
+            "total_steps": self._total,
+            "tokens": counters.tokens,
+            "loss": counters.last_loss,
+            "first_loss": counters.first_loss,
+            "validation_loss": counters.validation_loss,
+        }
+
+    def _evaluate(self, step: int) -> None:
+        if not len(self.data.validation):
+            return
+        self.channel.enter(Section.EVALUATE, step)
+        found = self.evaluate()
+        self._counters.validation_loss, self._counters.validation_step = found.loss, step
+        shown = found.metrics if found.loss is None else {**found.metrics, "loss": found.loss}
+        if not step:
+            self._counters.start_metrics = {f"start/{name}": value for name, value in shown.items()}
+        self._counters.validation_metrics = {f"validation/{name}": value for name, value in found.metrics.items()}
+
+    def _finish(self) -> Outcome:
+        """Save, validate, export. Whatever fails after the save costs no step: the next attempt goes on from there."""
+        step = self._step
+        if self._run.unsaved(step):
+            self.save()
+        if self._counters.validation_step != step:
+            self._evaluate(step)
+        progress = self._progress or Progress(**self._facts(step))
+        validated = {
+            "validation_loss": self._counters.validation_loss,
+            "metrics": {**progress.metrics, **self._counters.metrics},
+        }
+        self._run.report(progress.model_copy(update=validated), 0.0)
+        trained = (
+            ((n, p.detach()) for n, p in self.trainer.model.named_parameters() if p.requires_grad)
+            if self._complete
+            else self._trainable().weights()
+        )
+        # All of them on every rank: with ZeRO, to read one is collective.
+        weights = {name: tensor.cpu() for name, tensor in trained}
+        weights = {new: tensor for name, tensor in weights.items() if (new := self.exported_name(name)) is not None}
+        unset_hf_deepspeed_config()  # else every model that is loaded from here on is shared out at once
+
+        base = self.folders[self.config.base_name]
+
+        def write(directory: Path) -> None:
+            if self.place.rank == 0:
+                export(self.config, base, self._tokenizer_directory, weights, directory, self.channel.alive)
+
+        self._run.export(step, write, self._manifest)
+        return Outcome.FINISHED
+
+    # -- checkpoints
+
+    def _trainable(self) -> Any:
+        trainer = self.trainer
+        return trainable_of(trainer.model, trainer.optimizer, self.config.plan.zero_stage)
+
+    def save(self) -> None:
+        """Save what is trained. Collective."""
+
+        def write(directory: Path) -> Sequence[str]:
+            return write_state(
+                directory,
+                self._trainable(),
+                self._extra_state(),
+                rank=self.place.rank,
+                world_size=self.place.world_size,
+            )
+
+        self._run.save(self._step, self._counters.tokens, write, self._manifest)
+
+    def _extra_state(self) -> dict[str, Any]:
+        counters = self._counters
+        return {
+            "step": self._step,
+            "tokens": counters.tokens,
+            "datasetDigest": self._dataset_digest,
+            "modelDigest": self.config.model_digest,
+            "firstLoss": counters.first_loss,
+            "lastLoss": counters.last_loss,
+            "validationLoss": counters.validation_loss,
+            "validationStep": counters.validation_step,
+            "validationMetrics": counters.validation_metrics,
+            "startMetrics": counters.start_metrics,
+        }
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            "step": self._step,
+            "tokens": self._counters.tokens,
+            "modelDigest": self.config.model_digest,
+            "datasetDigest": self._dataset_digest,
+            "began": self._run.began(),
+            "layout": {"data": self.config.plan.data},
+            "state": {**self._extra_state(), "totalSteps": self._total, "training": self.config.record},
+        }
+
+    def _read_checkpoint(self, directory: Path) -> None:
+        """Verify, and learn the step before the trainer is made. Raises RestoreFailed."""
+        manifest = self._run.verified(directory)
+        try:
+            stored = StoredTensors(directory)
+        except CheckpointFormatError as error:
+            raise RestoreFailed(str(error)) from error
+        state = stored.state
+        expected = {
+            "step": manifest.step,
+            "datasetDigest": self._dataset_digest,
+            "modelDigest": self.config.model_digest,
+        }
+        self._run.restored(manifest.step, state, expected)
+        self._first, self._stored = manifest.step, stored
+        self._counters = Counters(
+            tokens=int(state["tokens"]),
+            first_loss=state.get("firstLoss"),
+            last_loss=state.get("lastLoss"),
+            validation_loss=state.get("validationLoss"),
+            validation_step=state.get("validationStep"),
+            validation_metrics=state.get("validationMetrics") or {},
+            start_metrics=state.get("startMetrics") or {},
+        )
+
+    def restore(self, state: TrainerState) -> None:
+        """Into model, optimizer and schedule, as soon as they are made. Raises RestoreFailed."""
+        if self._stored is None:
+            return
+        step, trainable = self._first, self._trainable()
+        try:
+            trainable.load(self._stored, int(self._stored.state["adamStep"]))
+        except CheckpointFormatError as error:
+            raise RestoreFailed(str(error)) from error
+        schedule = self.trainer.lr_scheduler
+        updates = step * self.updates_per_step
+        schedule.last_epoch = updates - 1
+        schedule.step()
+        state.global_step = updates
+        self.trainer._globalstep_last_logged = updates  # the logged loss is a mean over the steps since then
+        log.info("restored step %d: %s", step, json.dumps(self._stored.state))
+        self._stored = None
