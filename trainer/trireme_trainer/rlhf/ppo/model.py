@@ -50,15 +50,22 @@ class ActorCritic(nn.Module):
     the probabilities that were drawn from can be computed again.
     """
 
-    def __init__(self, policy: Any, temperature: float = 1.0) -> None:
+    def __init__(self, policy: Any, temperature: float = 1.0, *, bf16: bool = False) -> None:
+        """`bf16`: compute in bfloat16 by autocast; the value head stays in float32."""
         super().__init__()
-        self.policy = policy
+        self.policy, self.config = policy, policy.config
         hidden, device = policy.config.get_text_config().hidden_size, policy.get_input_embeddings().weight.device
         self.value_head = nn.Linear(hidden, 1, device=device, dtype=torch.float32)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
-        self._temperature = temperature
+        self._temperature, self._bf16 = temperature, bf16
         without_dropout(self)
+
+    def precision(self) -> torch.autocast:
+        """What the policy computes in, for one pass: the library keeps cast weights until the context ends, also where
+        an optimizer has changed them since.
+        """
+        return torch.autocast(self.value_head.weight.device.type, torch.bfloat16, enabled=self._bf16)
 
     def forward(self, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
         """(logits divided by the temperature [batch, completion, vocabulary], values [batch, completion]).
@@ -66,14 +73,15 @@ class ActorCritic(nn.Module):
         At each drawn token's place stands what was known before it was drawn.
         """
         count = sequences.completion_tokens
-        found = self.policy(
-            input_ids=sequences.tokens,
-            attention_mask=sequences.attention,
-            position_ids=position_ids(sequences.attention),
-            logits_to_keep=count + 1,
-            output_hidden_states=True,
-            use_cache=False,
-        )
+        with self.precision():
+            found = self.policy(
+                input_ids=sequences.tokens,
+                attention_mask=sequences.attention,
+                position_ids=position_ids(sequences.attention),
+                logits_to_keep=count + 1,
+                output_hidden_states=True,
+                use_cache=False,
+            )
         logits = found.logits[:, :-1] / self._temperature
         hidden = found.hidden_states[-1][:, -count - 1 : -1]
         return logits, self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
@@ -96,10 +104,13 @@ def without_dropout(model: nn.Module) -> None:
 class Reference:
     """The frozen model that the policy is held at."""
 
-    def __init__(self, actor: ActorCritic, model: Any | None = None, temperature: float = 1.0) -> None:
+    def __init__(
+        self, actor: ActorCritic, model: Any | None = None, temperature: float = 1.0, *, bf16: bool = False
+    ) -> None:
         """`model`: None for the actor's policy without its adapter."""
-        self._actor = actor
-        self._own = None if model is None else ActorCritic(model.eval().requires_grad_(False), temperature)
+        self._actor, self._own = actor, None
+        if model is not None:
+            self._own = ActorCritic(model.eval().requires_grad_(False), temperature, bf16=bf16)
 
     @torch.no_grad()
     def logprobs(self, sequences: Sequences) -> torch.Tensor:

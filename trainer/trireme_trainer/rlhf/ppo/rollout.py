@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from trireme.resources.algorithms import Ppo
+from trireme_trainer.rlhf.data import Prompt
 from trireme_trainer.rlhf.ppo.estimates import Total, generalized_advantages, token_rewards, whiten
 from trireme_trainer.rlhf.ppo.losses import logprobs_of
 from trireme_trainer.rlhf.ppo.model import ActorCritic, Reference, Sequences
 from trireme_trainer.rlhf.ppo.sampling import draw, join, sample_seed
-from trireme_trainer.rlhf.rewards.batch import Completions, Messages, RewardSum, Scores
+from trireme_trainer.rlhf.rewards.batch import Completions, RewardSum, Scores
+from trireme_trainer.rlhf.scoring import as_completions
 
 DRAWN_AT_ONCE = 4
 """Micro-batches that are drawn at once: without gradients a row needs less memory. A judgement."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What is completed."""
-
-    tokens: Sequence[int]
-    text: str
-    messages: Messages | None = None
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    """Of its line, for reward functions."""
 
 
 @dataclass(frozen=True)
@@ -71,34 +62,26 @@ class Sampler:
         """The end-of-text token, which also pads."""
         return self._end
 
-    def draw(self, policy: Any, prompts: Sequence[Prompt], seeds: Sequence[int] | None) -> list[list[int]]:
-        """A completion for each prompt; greedy without seeds."""
+    def draw(self, actor: ActorCritic, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[list[int]]:
+        """A completion for each prompt."""
         drawn: list[list[int]] = []
         for begin in range(0, len(prompts), self._rows):
             some = slice(begin, begin + self._rows)
-            drawn += draw(
-                policy,
-                [prompt.tokens for prompt in prompts[some]],
-                seeds=None if seeds is None else seeds[some],
-                temperature=self._temperature,
-                max_new_tokens=self._most,
-                end=self._end,
-                alive=self._alive,
-            )
+            with actor.precision():
+                drawn += draw(
+                    actor.policy,
+                    [prompt.tokens for prompt in prompts[some]],
+                    seeds=seeds[some],
+                    temperature=self._temperature,
+                    max_new_tokens=self._most,
+                    end=self._end,
+                    alive=self._alive,
+                )
         return drawn
 
     def completions(self, prompts: Sequence[Prompt], drawn: Sequence[Sequence[int]]) -> Completions:
         """As texts."""
-        ended = [bool(tokens) and tokens[-1] == self._end for tokens in drawn]
-        bare = [tokens[:-1] if end else tokens for tokens, end in zip(drawn, ended, strict=True)]
-        return Completions(
-            prompts=[prompt.text for prompt in prompts],
-            texts=[self._tokenizer.decode(tokens, skip_special_tokens=True) for tokens in bare],
-            lengths=[len(tokens) for tokens in bare],
-            ended=ended,
-            messages=[prompt.messages for prompt in prompts],
-            fields=[prompt.fields for prompt in prompts],
-        )
+        return as_completions(prompts, drawn, self._tokenizer)
 
     def score(self, completions: Completions) -> Scores:
         """What they are worth. Raises RewardFailed."""
@@ -123,7 +106,7 @@ def roll_out(
     alive: Callable[[], None] = lambda: None,
 ) -> Rollout:
     """Draw, score and judge a completion of each of this rank's prompts. Collective. Raises RewardFailed."""
-    drawn = sampler.draw(actor.policy, prompts, seeds)
+    drawn = sampler.draw(actor, prompts, seeds)
     completions = sampler.completions(prompts, drawn)
     scores = sampler.score(completions)
     device = actor.value_head.weight.device

@@ -63,23 +63,20 @@ def draw(
     policy: Any,
     prompts: Sequence[Sequence[int]],
     *,
-    seeds: Sequence[int] | None,
+    seeds: Sequence[int],
     temperature: float,
     max_new_tokens: int,
     end: int,
     alive: Callable[[], None] = lambda: None,
 ) -> list[list[int]]:
-    """A completion for each prompt, its end-of-text token included where it has one; greedy without seeds."""
+    """A completion for each prompt, its end-of-text token included where it has one; `seeds`: one for each."""
     device = policy.get_input_embeddings().weight.device
     tokens, attention = pad_left(prompts, end, device)
-    processors = LogitsProcessorList()
-    if seeds is not None:
-        processors.append(GumbelNoise(seeds, temperature, device))
     found = policy.generate(
         input_ids=tokens,
         attention_mask=attention,
         max_new_tokens=max_new_tokens,
-        logits_processor=processors,
+        logits_processor=LogitsProcessorList([GumbelNoise(seeds, temperature, device)]),
         stopping_criteria=StoppingCriteriaList([SignOfLife(alive)]),
         generation_config=_plain_config(policy, end),
     )

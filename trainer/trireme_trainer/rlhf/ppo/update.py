@@ -177,9 +177,10 @@ class Learner:
             attention[number, : len(row.tokens)] = 1
             wanted[number, : len(row.labels)] = torch.tensor(row.labels)
         tokens, attention, wanted = tokens.to(device), attention.to(device), wanted.to(device)
-        logits = self._actor.policy(
-            input_ids=tokens, attention_mask=attention, position_ids=position_ids(attention), use_cache=False
-        ).logits
+        with self._actor.precision():
+            logits = self._actor.policy(
+                input_ids=tokens, attention_mask=attention, position_ids=position_ids(attention), use_cache=False
+            ).logits
         summed = cross_entropy(
             logits[:, :-1].flatten(0, 1).float(), wanted[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
         )
@@ -214,21 +215,23 @@ def _pieces(rows: Sequence[LabelledRow], count: int) -> list[Sequence[LabelledRo
 def rollout_metrics(rollout: Rollout, total: Total) -> dict[str, float]:
     """Means over the completions of all ranks. Collective.
 
-    reward, and each reward under rewards/<name>; kl: sum over a completion's tokens of log(pi/rho), in nats; lengths in
-    tokens; ended: share that the policy itself ended.
+    reward, and each reward under rewards/<name>; kl: mean over tokens of log(pi/rho), in nats; length in tokens;
+    cutFraction: share that the limit of tokens ended.
     """
     mask, done, scores = rollout.sequences.mask, rollout.completions, rollout.scores
     kl = torch.where(mask, rollout.logprobs - rollout.reference, 0.0)
     names = list(scores.by_name)
-    count, *sums = total(
+    count, tokens, kls, *sums = total(
         float(len(rollout)),
-        sum(scores.total),
+        float(mask.sum()),
         float(kl.double().sum()),
+        sum(scores.total),
         float(sum(done.lengths)),
-        float(sum(done.ended)),
+        float(len(done.ended) - sum(done.ended)),
         *(sum(scores.by_name[name]) for name in names),
     )
-    keys = ["reward", "kl", "length", "ended", *(f"rewards/{name}" for name in names)]
+    keys = ["reward", "length", "cutFraction", *(f"rewards/{name}" for name in names)]
     found = {key: value / max(1.0, count) for key, value in zip(keys, sums, strict=True)}
+    found["kl"] = kls / max(1.0, tokens)
     found["explainedVariance"] = explained_variance(rollout.values, rollout.returns, mask, total)
     return found
