@@ -5,7 +5,7 @@ import sys
 import typer
 from urllib3.exceptions import HTTPError
 
-from trireme_cli import demo, history, install, lineage, local, logs, resources
+from trireme_cli import demo, history, install, lineage, local, logs, resources, samples
 from trireme_cli.cluster import ClusterError
 from trireme_cli.resources import ManifestError
 
@@ -21,6 +21,7 @@ app.command()(resources.describe)
 app.command()(resources.delete)
 app.command()(logs.logs)
 app.command()(history.history)
+app.command()(samples.samples)
 app.command()(lineage.lineage)
 app.command()(install.install)
 app.command("operator")(install.run_operator)

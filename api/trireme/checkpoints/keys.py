@@ -6,6 +6,7 @@
     <prefix>/<namespace>/<name>/<job-uid>/model/a<attempt>/<files>, manifest.json (last)
     <prefix>/<namespace>/<name>/<job-uid>/logs/a<attempt>/rank-<r>.log
     <prefix>/<namespace>/<name>/<job-uid>/history/a<attempt>/<segment>.jsonl
+    <prefix>/<namespace>/<name>/<job-uid>/samples/a<attempt>/<segment>.jsonl
 
 An attempt writes only under its own a<attempt>, so two writers never collide.
 """
@@ -85,6 +86,14 @@ class JobKeys:
 
     def history(self, attempt: int, segment: int) -> str:
         return f"{self.histories}a{attempt}/{segment:06d}.jsonl"
+
+    @property
+    def all_samples(self) -> str:
+        """Prefix of the samples of all attempts; ends in a slash."""
+        return f"{self.job_prefix}samples/"
+
+    def samples(self, attempt: int, segment: int) -> str:
+        return f"{self.all_samples}a{attempt}/{segment:06d}.jsonl"
 
     def to_uri(self, key: str) -> str:
         """s3://bucket/key without a slash at its end."""

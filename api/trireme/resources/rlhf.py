@@ -253,6 +253,10 @@ def _completions_per_update(spec: RLHFSpec) -> int:
             "training.globalBatchSize",
             f"{prompts} prompts cannot be shared out evenly over {ranks} ranks",
         )
+    if spec.algorithm == "ppo" and spec.training.zero_stage == 3:
+        raise PlanError(
+            "ZeroStageNotSupported", "training.zeroStage", "ppo draws with whole weights on every rank: at most stage 2"
+        )
     parts = spec.ppo.mini_batches if spec.ppo is not None else 1
     if (prompts * samples // ranks) % parts:
         raise PlanError(

@@ -115,6 +115,8 @@ def _env(names: Names, spec: TrainingJobSpec, slot: int, key: bytes) -> list[dic
         env.append({"name": "AWS_CA_BUNDLE", "value": f"{CA_PATH}/{bundle.config_map_ref.key}"})
     if _credentials_secret(spec):
         env.append({"name": "TRIREME_CREDENTIALS_DIR", "value": CREDENTIALS_PATH})
+    if _files(names, spec):
+        env.append({"name": "TRIREME_FILES_DIR", "value": FILES_PATH})
     env += [entry.model_dump(mode="json", by_alias=True, exclude_none=True) for entry in spec.workers.env]
     return env
 

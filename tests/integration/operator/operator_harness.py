@@ -151,6 +151,24 @@ def finetune_job(name: str, **spec: Any) -> Json:
     }
 
 
+def rlhf_job(name: str, **spec: Any) -> Json:
+    """An RLHFJob of one pod."""
+    like = job(name, 1)["spec"]
+    shared = {key: like[key] for key in ("workers", "checkpoint", "faultTolerance")}
+    own = {
+        "algorithm": "dpo",
+        "policy": {"uri": "s3://bucket/policy"},
+        "data": {"sources": [{"uri": "s3://bucket/comparisons"}]},
+        "training": {"globalBatchSize": 2},
+    }
+    return {
+        "apiVersion": "trireme.dev/v1alpha1",
+        "kind": "RLHFJob",
+        "metadata": {"name": name},
+        "spec": {**shared, **own, **spec},
+    }
+
+
 def jobs_path(manifest: Json) -> str:
     """URL path of the jobs of a manifest's kind."""
     return f"/apis/trireme.dev/v1alpha1/namespaces/default/{kind_named(manifest['kind']).plural}"

@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 from fake_gang import FakeNodes
-from operator_harness import RULES, create_job, finetune_job, grant, job, jobs_path, kubelets, running, until, without
+from operator_harness import (
+    RULES,
+    create_job,
+    finetune_job,
+    grant,
+    job,
+    jobs_path,
+    kubelets,
+    rlhf_job,
+    running,
+    until,
+    without,
+)
 
 from conftest_apiserver import ApiServerProcess
 
@@ -24,7 +36,8 @@ VERBS = [
 
 def manifest_for(resource: str, name: str) -> Json:
     """A job whose life needs the verbs on a resource."""
-    make = finetune_job if resource.startswith("finetunejobs") else partial(job, nodes=1)
+    makers = {"finetunejobs": finetune_job, "rlhfjobs": rlhf_job}
+    make = makers.get(resource.partition("/")[0], partial(job, nodes=1))
     return make(name, ttlSecondsAfterFinished=0)
 
 
@@ -44,7 +57,7 @@ async def test_rules_suffice_and_no_verb_can_be_spared(
     caplog.set_level(logging.WARNING, "kopf")
     async with kubelets(prepared, ("n1", "n2"), 81) as nodes:
         async with running(prepared, tmp_path):
-            for resource in ("pretrainjobs", "finetunejobs"):
+            for resource in ("pretrainjobs", "finetunejobs", "rlhfjobs"):
                 await whole_life(prepared, nodes, manifest_for(resource, f"all-{resource}"))
         assert "forbidden" not in caplog.text.lower(), caplog.text
         spared = []

@@ -219,4 +219,5 @@ def test_files_that_a_kind_asks_for_are_one_projected_volume() -> None:
     (mount,) = [m for m in made["containers"][0]["volumeMounts"] if m["name"] == "trireme-files"]
     assert (mount["mountPath"], mount["readOnly"]) == (FILES_PATH, True)
     assert FILES_PATH in RESERVED_MOUNT_PATHS
+    assert {"name": "TRIREME_FILES_DIR", "value": FILES_PATH} in made["containers"][0]["env"]
     assert not any(v["name"] == "trireme-files" for v in pod()["spec"]["volumes"])

@@ -129,6 +129,7 @@ def test_an_update_of_ppo_is_cut_into_micro_batches_of_completions() -> None:
             "promptLength 60 and maxNewTokens 32 exceed 64 tokens",
         ),
         ({"algorithm": "grpo", "generation__samplesPerPrompt": 1}, "at least 2"),
+        ({"training__zeroStage": 3}, "at most stage 2"),
         (offline("dpo", training__globalBatchSize=6), "6 examples cannot be shared out evenly over 4 ranks"),
     ],
 )

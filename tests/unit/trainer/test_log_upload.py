@@ -11,9 +11,10 @@ from typing import cast
 import pytest
 
 from trireme.checkpoints import JobKeys
+from trireme.checkpoints.samples import Sample, parse_samples
 from trireme.protocol import Progress
 from trireme_trainer.agent import log_upload as module
-from trireme_trainer.agent.history import StepHistory
+from trireme_trainer.agent.history import SampleHistory, StepHistory
 from trireme_trainer.agent.log_upload import LogUpload
 from trireme_trainer.agent.logs import RankLog
 from trireme_trainer.agent.ranks import RankSet
@@ -38,9 +39,9 @@ class SlowFirst:
         self.objects[key] = data
 
 
-def upload_of(log: RankLog, history: StepHistory, store: SlowFirst) -> LogUpload:
+def upload_of(log: RankLog, history: StepHistory, store: SlowFirst, samples: SampleHistory | None = None) -> LogUpload:
     ranks = SimpleNamespace(attempt=1, ranks=[SimpleNamespace(rank=0, log=log)])
-    return LogUpload(cast(RankSet, ranks), history, cast(ObjectStore, store), KEYS)
+    return LogUpload(cast(RankSet, ranks), history, samples or SampleHistory(1), cast(ObjectStore, store), KEYS)
 
 
 @pytest.mark.parametrize("first", ["log", "history"])
@@ -80,3 +81,20 @@ async def test_a_log_that_cannot_be_read_now_is_uploaded_later(tmp_path: Path, m
         while LOG not in store.objects:  # noqa: ASYNC110 put by a thread
             await asyncio.sleep(0.01)
     repeating.cancel()
+
+
+async def test_samples_are_stored_by_attempt_as_they_came(tmp_path: Path) -> None:
+    log, samples, store = RankLog(tmp_path / "rank-0.log", 0), SampleHistory(1, segment_steps=2), SlowFirst()
+    store.gate.set()
+    upload = upload_of(log, StepHistory(1), store, samples)
+    said = [
+        Sample(step=step, prompt="How?", completion=f"so, {step}", reward=0.5, rewards={"a": 1.0})
+        for step in (1, 1, 2, 3)
+    ]
+    samples.add(said[:2])
+    await upload.once()
+    samples.add(said[2:])
+    await upload.once()
+    found = [parse_samples(store.objects[KEYS.samples(1, segment)]) for segment in (0, 1)]
+    assert [record.completion for record in found[0]] == ["so, 1", "so, 1", "so, 2"]
+    assert [(record.step, record.attempt, record.rewards) for record in found[1]] == [(3, 1, {"a": 1.0})]

@@ -17,7 +17,7 @@ from trireme_trainer.agent.classify import RankEnd, first_cause
 from trireme_trainer.agent.committer import CommitPlace, Committer
 from trireme_trainer.agent.errors import PeerError
 from trireme_trainer.agent.export import ModelNotStored, ModelUpload
-from trireme_trainer.agent.history import StepHistory
+from trireme_trainer.agent.history import SampleHistory, StepHistory
 from trireme_trainer.agent.inputs import InputsFetcher, InputsLost, free_port
 from trireme_trainer.agent.log_upload import LogUpload
 from trireme_trainer.agent.memory import count_oom_kills
@@ -30,6 +30,7 @@ from trireme_trainer.agent.messages import (
     NewSettings,
     PeerState,
     ProgressEvent,
+    SamplesEvent,
     SavedEvent,
     SaveFailedEvent,
     SectionEvent,
@@ -87,7 +88,7 @@ class Attempt:
         self._metrics = metrics
         self._keys = environment.keys
         self._root = environment.scratch / "attempts" / f"a{target.attempt}"
-        self._history = StepHistory(target.attempt)
+        self._history, self._samples = StepHistory(target.attempt), SampleHistory(target.attempt)
         self._leader = LeaderClient(target.hosts[0], environment.token, environment.pod_ip)
         self._drain_deadline: float | None = None
         self._oom_kills = count_oom_kills()
@@ -124,7 +125,7 @@ class Attempt:
             launcher,
             self._on_event,
         )
-        self._logs = LogUpload(self.ranks, self._history, store, self._keys)
+        self._logs = LogUpload(self.ranks, self._history, self._samples, store, self._keys)
         self._task = asyncio.create_task(self._run())
         self._contact = asyncio.create_task(self._contact_loop())
 
@@ -188,6 +189,8 @@ class Attempt:
                 self.committer.saved(rank.rank, event)
             case SaveFailedEvent():
                 self.committer.save_failed(rank.rank, event)
+            case SamplesEvent(samples=samples):
+                self._samples.add(samples)
             case ExportedEvent() if self._exported is None:
                 self._exported = asyncio.create_task(self._upload_model(event))
 

@@ -1,4 +1,4 @@
-"""Keeps the store's copy of an attempt's logs and step records up to date."""
+"""Keeps the store's copy of an attempt's logs, step records and samples up to date."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import logging
 
 from trireme.checkpoints import JobKeys
-from trireme_trainer.agent.history import StepHistory
+from trireme_trainer.agent.history import SampleHistory, StepHistory
 from trireme_trainer.agent.ranks import RankSet
 from trireme_trainer.checkpoint.store import ObjectStore, StoreError
 
@@ -17,11 +17,13 @@ LOG_SECONDS = (4.0, 8.0, 15.0, 30.0)
 
 
 class LogUpload:
-    """The logs and step records of one attempt on one node."""
+    """The logs, step records and samples of one attempt on one node."""
 
-    def __init__(self, ranks: RankSet, history: StepHistory, store: ObjectStore, keys: JobKeys) -> None:
+    def __init__(
+        self, ranks: RankSet, history: StepHistory, samples: SampleHistory, store: ObjectStore, keys: JobKeys
+    ) -> None:
         self._ranks = ranks
-        self._history = history
+        self._lines = ((history, keys.history), (samples, keys.samples))
         self._store = store
         self._keys = keys
         self._order = asyncio.Lock()
@@ -57,7 +59,8 @@ class LogUpload:
                 tail, mark = found
                 await loop.run_in_executor(None, self._store.put, self._keys.log(attempt, rank.rank), tail)
                 rank.log.stored(mark)
-        for segment, lines in self._history.take():
-            key = self._keys.history(attempt, segment)
-            await loop.run_in_executor(None, self._store.put, key, b"".join(lines))
-            self._history.stored(segment, len(lines))
+        for kept, key_of in self._lines:
+            for segment, lines in kept.take():
+                key = key_of(attempt, segment)
+                await loop.run_in_executor(None, self._store.put, key, b"".join(lines))
+                kept.stored(segment, len(lines))

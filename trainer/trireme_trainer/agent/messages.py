@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from trireme.checkpoints import ShardFile
+from trireme.checkpoints.samples import Sample
 from trireme.protocol import FailureKind, Progress, Section, Settings
 from trireme.protocol.base import WireModel
 
@@ -65,6 +66,13 @@ class ExportedEvent(WireModel):
     manifest: dict[str, Any] = Field(description="The export's manifest without its files.")
 
 
+class SamplesEvent(WireModel):
+    """Some of what the policy learns from in a step."""
+
+    type: Literal["samples"] = "samples"
+    samples: list[Sample]
+
+
 class FailedEvent(WireModel):
     """The rank ends by an exception. Also written to a file, in case the channel goes first."""
 
@@ -108,7 +116,7 @@ class CheckpointState(WireModel):
 
 
 FromRank = Annotated[
-    Beat | SectionEvent | ProgressEvent | SavedEvent | SaveFailedEvent | ExportedEvent | FailedEvent,
+    Beat | SectionEvent | ProgressEvent | SavedEvent | SaveFailedEvent | SamplesEvent | ExportedEvent | FailedEvent,
     Field(discriminator="type"),
 ]
 ToRank = Annotated[Inputs | Drain | NewSettings | CheckpointState, Field(discriminator="type")]

@@ -11,6 +11,10 @@ from trireme_trainer.data.example_files import ExamplesConfig
 from trireme_trainer.hf.config import HFConfig, source_config
 from trireme_trainer.hf.models import CAUSAL, SCORE, Head
 
+PTX_DIRECTORY = "ptx"
+"""In the prepared data set: the text of ppo's language-model loss, a data set of its own."""
+REWARDS_DIRECTORY = "rewards"
+"""In the prepared data set: the sources of reward functions, as they were when the job began."""
 ALGORITHM_FIELDS = ("algorithm", "dpo", "grpo", "ppo", "generation", "rewards")
 
 
@@ -48,6 +52,19 @@ class RLHFConfig(HFConfig[RLHFSpec]):
         # A list is one setting: a run that adds a reward is another run.
         algorithm["rewards"] = str(algorithm.get("rewards"))
         return {**super().record, **algorithm}
+
+    @property
+    def ptx_examples(self) -> ExamplesConfig | None:
+        """What data preparation is told of the text of ppo's language-model loss; None where there is none."""
+        data, ppo = self.spec.data, self.spec.ppo
+        if ppo is None or ppo.ptx is None:
+            return None
+        return ExamplesConfig(
+            task="completion",
+            sources=tuple(map(source_config, ppo.ptx.sources)),
+            sequence_length=data.sequence_length,
+            overlong=data.overlong,
+        )
 
     @property
     def examples(self) -> ExamplesConfig:

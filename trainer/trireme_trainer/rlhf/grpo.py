@@ -76,6 +76,7 @@ class AlgorithmRun(HFRun):
 
     def make_dataset(self, directory: Path) -> PromptDataset:
         """Prompts."""
+        self._dataset = directory
         return PromptDataset(directory, self.config.spec.training.seed, self.config.examples_per_step)
 
     @property
@@ -95,7 +96,7 @@ class AlgorithmRun(HFRun):
         assert spec.grpo is not None, "settled at admission"
         drawing, named = spec.generation, self.config.reference_name
         self._tokenizer = tokenizer
-        self._rewards = make_rewards(self.config, self.folders, self.ranks.device, self.channel.alive)
+        self._rewards = make_rewards(self.config, self.folders, self._dataset, self.ranks.device, self.channel.alive)
         self._step_tokens = 0
         trainer: Any = steered(_Trainer)(
             self,

@@ -10,12 +10,11 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from trl.models import unwrap_model_for_generation
 
-from trireme.resources.common import FILES_PATH
 from trireme_trainer.hf.evaluation import evaluating, held_out_batches
 from trireme_trainer.hf.run import Evaluation
 from trireme_trainer.rank.run import Place
-from trireme_trainer.rlhf.config import RLHFConfig
-from trireme_trainer.rlhf.data import PromptRows
+from trireme_trainer.rlhf.config import REWARDS_DIRECTORY, RLHFConfig
+from trireme_trainer.rlhf.data import Prompt, PromptRows
 from trireme_trainer.rlhf.rewards.batch import Completions, RewardSum
 from trireme_trainer.rlhf.rewards.build import build_rewards, read_sources, try_rewards
 from trireme_trainer.rlhf.rewards.model import RewardModel
@@ -25,9 +24,9 @@ EVALUATION_SEED = 20_240_229
 
 
 def make_rewards(
-    config: RLHFConfig, folders: dict[str, Path], device: torch.device, alive: Callable[[], None]
+    config: RLHFConfig, folders: dict[str, Path], dataset: Path, device: torch.device, alive: Callable[[], None]
 ) -> RewardSum:
-    """The rewards of the spec, tried once. Raises RewardUnusable."""
+    """The rewards of the spec, tried once. Sources of functions are those that were prepared. Raises RewardUnusable."""
     rewards = config.spec.rewards or []
     places = {reward.name: f"rewards[{number}].model" for number, reward in enumerate(rewards)}
     dtype = torch.bfloat16 if config.spec.training.precision == "bf16" else torch.float32
@@ -37,7 +36,7 @@ def make_rewards(
         folder = folders[places[name]]
         return RewardModel(name, folder, device=device, dtype=dtype, batch_size=config.plan.micro_batch_size)
 
-    made = build_rewards(rewards, read_sources(Path(FILES_PATH), rewards), model_scorer)
+    made = build_rewards(rewards, read_sources(dataset / REWARDS_DIRECTORY, rewards), model_scorer)
     try_rewards(made, alive)
     return made
 
@@ -46,8 +45,14 @@ def completions_of(
     rows: PromptRows, numbers: Sequence[int], drawn: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
 ) -> Completions:
     """What is scored: tokens that were drawn for the prompts of these rows, one completion each."""
+    return as_completions([rows.prompt(number) for number in numbers], drawn, tokenizer)
+
+
+def as_completions(
+    prompts: Sequence[Prompt], drawn: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
+) -> Completions:
+    """What is scored: tokens that were drawn for these prompts, one completion each."""
     end = tokenizer.eos_token_id
-    prompts = [rows.prompt(number) for number in numbers]
     ended = [bool(tokens) and tokens[-1] == end for tokens in drawn]
     said = [list(tokens[:-1] if over else tokens) for tokens, over in zip(drawn, ended, strict=True)]
     return Completions(

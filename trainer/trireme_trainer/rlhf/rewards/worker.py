@@ -1,7 +1,7 @@
 """A process that scores completions with code that may hang, crash or eat memory: python -m ...rewards.worker FD.
 
 One JSON document a line, over a socket. The first tells what to score with, and is answered by {"ready": true}; each
-that follows is a batch, and is answered by {"scores": [...]}. A failure is answered by {"error": kind, "message": text}.
+that follows is a batch, and is answered by {"scores": [...]}. What fails is {"error": kind, "message": text}.
 """
 
 from __future__ import annotations
