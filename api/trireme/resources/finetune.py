@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from trireme.planning.data_parallel import DataParallelPlan, plan_data_parallel
 from trireme.resources.base import Glob, IntOrAuto, RawObject, Strict
-from trireme.resources.common import TrainingJobSpec
+from trireme.resources.common import TrainingJobSpec, placement
 from trireme.resources.kinds import Choice, KindInfo, SpecRule
 from trireme.resources.references import JobReference, References
 from trireme.resources.rules import JOB_COLUMNS, JOB_MUTABLE, JOB_RULES
@@ -14,7 +14,7 @@ from trireme.resources.status import JobStatus
 
 BASE_JOB = "base.job"
 FULL_LEARNING_RATE, ADAPTER_LEARNING_RATE, PROMPT_LEARNING_RATE = 2e-5, 2e-4, 1e-2
-MethodType = Literal["full", "lora", "prefix", "promptTuning", "pTuning", "peft"]
+MethodType = Literal["full", "lora", "qlora", "prefix", "promptTuning", "pTuning", "peft"]
 PROMPT_METHODS = ("prefix", "promptTuning", "pTuning")
 
 
@@ -61,10 +61,10 @@ class Method(Strict):
 
     type: MethodType = Field(
         default="lora",
-        description="full: all weights. lora: low-rank adapters. prefix, promptTuning, pTuning: virtual tokens. "
-        "peft: any other method of the peft library.",
+        description="full: all weights. lora: low-rank adapters. qlora: the same on a base in 4 bits. prefix, "
+        "promptTuning, pTuning: virtual tokens. peft: any other method of the peft library.",
     )
-    lora: Lora = Field(default_factory=Lora, description="Of type lora.")
+    lora: Lora = Field(default_factory=Lora, description="Of types lora and qlora.")
     virtual_tokens: int | None = Field(
         default=None, ge=1, le=4096, description="Of types prefix, promptTuning and pTuning; 20 when left out."
     )
@@ -129,6 +129,17 @@ class Examples(Strict):
         default="refuse",
         description="What happens to an example with more tokens. refuse: the job does not start, and names the first.",
     )
+    packing: bool = Field(
+        default=False,
+        description="Put several examples into one row of up to sequenceLength tokens, none of which sees another; "
+        "batch sizes then count rows.",
+    )
+    labels: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(
+        default_factory=list,
+        max_length=1024,
+        description="Of task classification: names of the classes in the order of their numbers; found in the "
+        "examples when left out.",
+    )
     validation: ExampleValidation | None = Field(
         default=None, description="Examples kept out of training; no validation when left out."
     )
@@ -163,7 +174,9 @@ class FineTuneSchedule(Strict):
 class FineTuneTraining(Strict):
     """How the model is taught: at most one of steps and epochs."""
 
-    global_batch_size: int = Field(default=32, ge=1, le=1_048_576, description="Examples per step, over all ranks.")
+    global_batch_size: int = Field(
+        default=32, ge=1, le=1_048_576, description="Examples (of packed ones, rows) per step, over all ranks."
+    )
     steps: int | None = Field(default=None, ge=1, le=100_000_000, description="Optimizer steps of the whole run.")
     epochs: float | None = Field(
         default=None, gt=0, le=10_000, description="Passes over the examples; 3 when neither is set."
@@ -211,9 +224,10 @@ class FineTuneSpec(TrainingJobSpec):
 
     base: Base = Field(description="The model to teach.")
     method: Method = Field(default_factory=Method, description="What is trained.")
-    task: Literal["instruction", "chat", "completion"] = Field(
+    task: Literal["instruction", "chat", "completion", "classification"] = Field(
         description="Form of the examples. instruction: instruction, input, output. chat: messages of role and content "
-        "in the model's template. completion: prompt and completion, or text alone. Loss is on what the model answers."
+        "in the model's template. completion: prompt and completion, or text alone. Loss is on what the model answers. "
+        "classification: text and label; the model gets a head that names the class."
     )
     data: Examples = Field(description="What the model is taught with.")
     training: FineTuneTraining = Field(default_factory=FineTuneTraining, description="How the model is taught.")
@@ -223,6 +237,23 @@ class FineTuneSpec(TrainingJobSpec):
     def _task_agrees(self) -> "FineTuneSpec":
         if self.data.chat_template is not None and self.task != "chat":
             raise ValueError("data.chatTemplate may be set for task chat only")
+        if self.task == "classification":
+            if self.data.packing:
+                raise ValueError("data.packing: of task classification each row is one text")
+            if self.method.type in ("promptTuning", "pTuning"):
+                raise ValueError(
+                    f"method.type {self.method.type}: the class is read at the last token that is no padding, which "
+                    "cannot be told among virtual tokens; use prefix, lora or full"
+                )
+        elif self.data.labels:
+            raise ValueError("data.labels may be set for task classification only")
+        if len(set(self.data.labels)) != len(self.data.labels) or len(self.data.labels) == 1:
+            raise ValueError("data.labels must be two or more different names")
+        if self.data.packing and self.method.type in PROMPT_METHODS:
+            raise ValueError(
+                f"data.packing: the virtual tokens of {self.method.type} stand before a row, and not before each "
+                "example in it"
+            )
         if self.output.merge and self.method.type in PROMPT_METHODS:
             raise ValueError(f"output.merge: {self.method.type} trains virtual tokens, which are part of no weight")
         return self
@@ -242,7 +273,7 @@ def settle(spec: FineTuneSpec) -> tuple[FineTuneSpec, tuple[Choice, ...]]:
         return value
 
     method, training = spec.method, spec.training
-    if method.type == "lora":
+    if method.type in ("lora", "qlora"):
         lora = method.lora
         rank = lora.rank or choose("method.lora.rank", 8, "4 to 8 for one task, 8 and more for instruction tuning")
         alpha = lora.alpha or choose("method.lora.alpha", float(rank), "the rank: then only the learning rate is tuned")
@@ -288,6 +319,9 @@ def make_plan(spec: FineTuneSpec) -> DataParallelPlan:
         micro_batch_size=spec.training.micro_batch_size,
         zero_stage=spec.training.zero_stage,
         accelerator=spec.workers.accelerator.kind,
+        precision=spec.training.precision,
+        quantised=spec.method.type == "qlora",
+        device_memory_bytes=placement(spec)["device_memory_bytes"],
     )
 
 
@@ -330,6 +364,16 @@ FINETUNE_JOB = KindInfo(
             "",
             "!has(self.data.chatTemplate) || self.task == 'chat'",
             "data.chatTemplate may be set for task chat only",
+        ),
+        SpecRule(
+            "",
+            "!has(self.data.labels) || size(self.data.labels) == 0 || self.task == 'classification'",
+            "data.labels may be set for task classification only",
+        ),
+        SpecRule(
+            "",
+            "!has(self.data.packing) || !self.data.packing || self.task != 'classification'",
+            "data.packing: of task classification each row is one text",
         ),
     ),
     make_plan=make_plan,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from trireme_trainer.hf.base import load_tokenizer
 from trireme_trainer.hf.config import HFConfig
 from trireme_trainer.hf.models import load_model, peft_config, with_adapter
 
@@ -53,6 +54,8 @@ def export(
     if adapter is not None and config.spec.output.merge:
         model = _merged(model)
         alive()
+    if config.head.task_type == "SEQ_CLS":  # it reads its answer at the last token that is no padding
+        model.config.get_text_config().pad_token_id = load_tokenizer(tokenizer).pad_token_id
     if adapter is None or config.spec.output.merge:
         model.to(dtype).save_pretrained(directory)
         alive()

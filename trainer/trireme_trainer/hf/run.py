@@ -159,7 +159,9 @@ class HFRun:
         tokenizer = load_tokenizer(self._tokenizer_directory)
         self.channel.alive()
         torch.manual_seed(training.seed)  # of a new head's weights
-        model = load_model(self.folders[config.base_name], self.weights_dtype, config.head)
+        quantised_on = self.ranks.device if config.spec.method.type == "qlora" else None
+        folder = self.folders[config.base_name]
+        model = load_model(folder, self.weights_dtype, config.head, quantised_on=quantised_on)
         self.channel.alive()
         directory = self.place.save_directory / "trainer"
         arguments = common_arguments(config, self._total, directory, zero=not self._complete)
