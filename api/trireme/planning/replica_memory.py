@@ -120,7 +120,7 @@ def too_large(replica: Replica, plan: DataParallelPlan, memory: DeviceMemory) ->
     smaller = f"; with training.microBatchSize 1 {least / GIB:.1f} GiB" if plan.micro_batch_size > 1 else ""
     return (
         f"{replica.parameters:,} parameters, {replica.trainable:,} of them trained, need "
-        f"{memory.total_bytes / GIB:.1f} GiB on a device and {memory.available_bytes / GIB:.1f} GiB are there ({counted} GiB; micro-batch "
-        f"{plan.micro_batch_size} x {replica.sequence_length} tokens, ZeRO stage {plan.zero_stage} over {plan.data} "
-        f"ranks){smaller}"
+        f"{memory.total_bytes / GIB:.1f} GiB on a device and {memory.available_bytes / GIB:.1f} GiB are there "
+        f"({counted} GiB; micro-batch {plan.micro_batch_size} x {replica.sequence_length} tokens, ZeRO stage "
+        f"{plan.zero_stage} over {plan.data} ranks){smaller}"
     )

@@ -31,12 +31,12 @@ class Inputs(HFInputs):
         config, base = self.config, models[self.config.base_name]
         if config.spec.method.type == "qlora" and find_spec("bitsandbytes") is None:
             raise MethodUnusable("spec.method.type qlora: the trainer image has no bitsandbytes to quantise with")
+        counted = super().check(models)
         adapter = peft_config(config.spec.method, config.head)
         virtual = adapter.num_virtual_tokens or 0 if adapter is not None and adapter.is_prompt_learning else 0
         check_context(base, config.sequence_length, virtual)
         if config.spec.data.packing:
             check_packing(base, adapter)
-        counted = super().check(models)
         self.memory = require_room(config, base, counted)
         return counted
 

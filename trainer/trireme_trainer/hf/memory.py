@@ -25,10 +25,10 @@ class DoesNotFit(DataError):
     retryable = False
 
 
-class ContextTooShort(DataError):
-    """The model takes shorter sequences than the job's."""
+class SequenceTooLong(DataError):
+    """The rows of the job have more tokens than the model has positions."""
 
-    reason = "ContextTooShort"
+    reason = "SequenceTooLong"
     retryable = False
 
 
@@ -50,12 +50,12 @@ def model_shape(config: Any) -> LlamaShape | None:
 
 
 def check_context(directory: Path, sequence_length: int, virtual_tokens: int = 0) -> None:
-    """Raises ContextTooShort where the configuration states fewer positions than a row may have."""
+    """Raises SequenceTooLong where the configuration states fewer positions than a row may have."""
     text = AutoConfig.from_pretrained(directory, trust_remote_code=False).get_text_config()
     longest = getattr(text, "max_position_embeddings", None)
     if isinstance(longest, int) and 0 < longest < sequence_length + virtual_tokens:
         before = f" and {virtual_tokens} virtual tokens stand before an example" if virtual_tokens else ""
-        raise ContextTooShort(
+        raise SequenceTooLong(
             f"data.sequenceLength is {sequence_length}{before}, the base's max_position_embeddings is {longest}"
         )
 
