@@ -165,10 +165,9 @@ def test_what_fits_is_proposed_with_its_sizes_and_memory(outcome: Any, base: Pat
     assert proposal.parameters.trainable == adapter + 3 * 32
     memory = proposal.memory
     assert memory.available_bytes == 2 * 1024**3
-    assert memory.optimizer_bytes == 8 * (adapter + 2 * 32)  # reckoned before the classes were known to be three
+    assert memory.optimizer_bytes == 8 * (adapter + 3 * 32)
     assert memory.total_bytes < memory.available_bytes
-    packed = outcome(
-        base, write(tmp_path, *[GOOD] * 9), data={"sources": [{"uri": str(tmp_path)}], "packing": True, "sequenceLength": 512}
-    ).proposal  # fmt: skip
+    packing = {"sources": [{"uri": str(tmp_path)}], "packing": True, "sequenceLength": 512}
+    packed = outcome(base, write(tmp_path, *[GOOD] * 9), data=packing).proposal
     assert packed.dataset.documents == 9
     assert packed.dataset.rows == 1

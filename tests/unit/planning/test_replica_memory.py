@@ -74,7 +74,7 @@ def test_without_zero_all_of_it_is_in_float32_and_an_adapter_needs_it_for_the_ad
 
 
 def test_a_model_of_65b_is_taught_on_48_gib_in_4_bits_and_not_in_16() -> None:
-    """Dettmers et al. 2023 (QLoRA), abstract: a 65B model on one 48 GB GPU; in 16 bits it needs more than 780 GB whole."""
+    """Dettmers et al. 2023 (QLoRA), abstract: 65B on one 48 GB GPU; all of it in 16 bits needs over 780 GB."""
     linear = LLAMA_65B.num_hidden_layers * (4 * 8192 * 8192 + 3 * 8192 * 22016)
     adapter = 80 * 64 * (4 * 2 * 8192 + 3 * (8192 + 22016))
     total = count_parameters(LLAMA_65B) + adapter
@@ -103,7 +103,7 @@ def test_a_refusal_has_the_numbers_and_what_a_smaller_micro_batch_needs() -> Non
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_a_layer_keeps_for_its_backward_pass_is_bounded(precision: str) -> None:
-    """All tensors that autograd saves, weights left out, against the formula; which is no more than three times them."""
+    """All that autograd saves, weights left out, is at most what the formula says, and that at most three times it."""
     shape = LlamaShape(
         vocab_size=64, hidden_size=128, intermediate_size=344, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=2,

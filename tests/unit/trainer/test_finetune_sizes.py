@@ -86,6 +86,7 @@ def linear(inputs: int, outputs: int) -> int:
     return outputs * (inputs + 1)
 
 
+QV = {"target_modules": ["q_proj", "v_proj"]}
 KEY_VALUE = (GROUPS * HEAD_SIZE, HIDDEN)
 UP_8B, DOWN_8B = (FEED_FORWARD_8B, HIDDEN), (HIDDEN, FEED_FORWARD_8B)
 LORA_8B = low_rank(8, SQUARE, KEY_VALUE, KEY_VALUE, SQUARE, UP_8B, UP_8B, DOWN_8B)
@@ -102,11 +103,11 @@ LORA_8B = low_rank(8, SQUARE, KEY_VALUE, KEY_VALUE, SQUARE, UP_8B, UP_8B, DOWN_8
         ({"type": "pTuning", "virtualTokens": TOKENS}, TOKENS * HIDDEN + 3 * linear(HIDDEN, HIDDEN)),
         ({"type": "peft", "peft": {"peft_type": "IA3"}}, LAYERS_8B * (2 * KEY_VALUE[0] + FEED_FORWARD_8B)),
         (
-            {"type": "peft", "peft": {"peft_type": "ADALORA", "init_r": 12, "target_modules": ["q_proj", "v_proj"], "total_step": 10}},
+            {"type": "peft", "peft": {"peft_type": "ADALORA", "init_r": 12, "total_step": 10, **QV}},
             low_rank(12, SQUARE, KEY_VALUE) + LAYERS_8B * 2 * 12,
         ),
         (
-            {"type": "peft", "peft": {"peft_type": "LORA", "r": 8, "use_dora": True, "target_modules": ["q_proj", "v_proj"]}},
+            {"type": "peft", "peft": {"peft_type": "LORA", "r": 8, "use_dora": True, **QV}},
             low_rank(8, SQUARE, KEY_VALUE) + LAYERS_8B * (HIDDEN + KEY_VALUE[0]),
         ),
     ],
@@ -116,8 +117,8 @@ def test_grouped_query_attention_is_counted_with_its_fewer_keys_and_values(
     llama3: Path, method: dict[str, Any], expected: int
 ) -> None:
     """Prefixes: keys and values of every layer (Li and Liang 2021, section 4.3). Prompt tuning: Lester et al. 2021,
-    section 2. P-tuning: Liu et al. 2021, here a feed-forward encoder of three layers. AdaLoRA: P, diagonal of r, Q (Zhang
-    et al. 2023, section 3.1). DoRA: a magnitude per output (Liu et al. 2024, section 4.1).
+    section 2. P-tuning: Liu et al. 2021, here a feed-forward encoder of three layers. AdaLoRA: P, diagonal of r, Q
+    (Zhang et al. 2023, section 3.1). DoRA: a magnitude per output (Liu et al. 2024, section 4.1).
     """
     assert sizes(llama3, Method.model_validate(method)).trainable == expected
 

@@ -116,10 +116,8 @@ def llama(attention: str) -> Any:
 def gpt2(attention: str) -> Any:
     """Learned positions instead of rotary ones."""
     torch.manual_seed(0)
-    shape = GPT2Config(
-        vocab_size=64, n_positions=CAPACITY, n_embd=32, n_layer=2, n_head=4, attn_implementation=attention
-    )
-    return GPT2LMHeadModel(shape).eval()
+    shape = {"vocab_size": 64, "n_positions": CAPACITY, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    return GPT2LMHeadModel(GPT2Config(**shape, attn_implementation=attention)).eval()
 
 
 def loss_and_gradients(model: Any, batches: list[dict[str, torch.Tensor]]) -> tuple[float, list[torch.Tensor]]:

@@ -46,8 +46,10 @@ class Inputs(HFInputs):
         if config.spec.task != "classification" or config.classes:
             return counted
         index = self.dataset_index(dataset)
-        head = replace(config, classes=tuple(index.classes or ())).head
-        return sizes(models[config.base_name], config.spec.method, head)
+        config, base = replace(config, classes=tuple(index.classes or ())), models[config.base_name]
+        counted = sizes(base, config.spec.method, config.head)
+        self.memory = require_room(config, base, counted)
+        return counted
 
     def prepare_data(self, tokenizer: PreTrainedTokenizerBase, directory: Path) -> DatasetIndex:
         """Examples of the job's task. Raises DataError, StoreError."""
