@@ -28,3 +28,28 @@ def write_examples(path: Path, *modules: str) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
     return len(lines)
+
+
+def write_comparisons(path: Path, *modules: str) -> int:
+    """Comparison records: a signature, its own docstring preferred to another function's; how many."""
+    found = [(signature, re.sub(r"\s+", " ", doc)) for signature, doc in functions(*modules)]
+    others = [doc for _, doc in found[1:]] + [found[0][1]]
+    lines = [
+        json.dumps({"prompt": f"{signature}\n", "chosen": doc, "rejected": other})
+        for (signature, doc), other in zip(found, others, strict=True)
+        if doc != other
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return len(lines)
+
+
+def write_prompts(path: Path, *modules: str) -> int:
+    """Prompt records: a signature, and the function's name beside it; how many."""
+    lines = [
+        json.dumps({"prompt": f"{signature}\n", "name": signature[4 : signature.index("(")]})
+        for signature, _ in functions(*modules)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return len(lines)

@@ -37,7 +37,16 @@ RESERVED_ENV_NAMES = (
 )
 RESERVED_ENV_PREFIXES = ("PET_", "TRIREME_", "TORCHELASTIC_")
 RESERVED_VOLUME_PREFIX = "trireme-"
-RESERVED_MOUNT_PATHS = ("/etc/trireme", "/etc/trireme-ca", "/etc/trireme-credentials", "/scratch", "/dev/shm")
+FILES_PATH = "/etc/trireme-files"
+"""Where pods find the files of ConfigMaps that a kind asks for."""
+RESERVED_MOUNT_PATHS = (
+    "/etc/trireme",
+    "/etc/trireme-ca",
+    "/etc/trireme-credentials",
+    FILES_PATH,
+    "/scratch",
+    "/dev/shm",
+)
 
 
 def is_reserved_env(name: str) -> bool:

@@ -56,6 +56,19 @@ class Choice:
     rule: str
 
 
+@dataclass(frozen=True)
+class ConfigMapFile:
+    """A key of a ConfigMap of the job's namespace that its pods find as a file under this name."""
+
+    name: str
+    config_map: str
+    key: str
+
+
+def _no_files(_: Any) -> tuple[ConfigMapFile, ...]:
+    return ()
+
+
 def _nothing_to_settle(spec: Any) -> tuple[Any, tuple[Choice, ...]]:
     return spec, ()
 
@@ -81,6 +94,8 @@ class KindInfo(Generic[SpecT]):
     """How the work of a settled spec is divided over the ranks. Raises trireme.planning.PlanError."""
     references: Callable[[SpecT], References] = no_references
     """The jobs whose models a spec asks for."""
+    config_map_files: Callable[[SpecT], tuple[ConfigMapFile, ...]] = _no_files
+    """Files that a spec asks for in its pods beside the job's own."""
     settle: Callable[[SpecT], tuple[SpecT, tuple[Choice, ...]]] = _nothing_to_settle
     """A spec with what was left out filled in where that depends on other fields, and the rules that chose it."""
 
@@ -159,8 +174,9 @@ def all_kinds() -> tuple[KindInfo[Any], ...]:
     """Every kind that can be served."""
     from trireme.resources.finetune import FINETUNE_JOB
     from trireme.resources.pretrain import PRETRAIN_JOB
+    from trireme.resources.rlhf import RLHF_JOB
 
-    return (PRETRAIN_JOB, FINETUNE_JOB)
+    return (PRETRAIN_JOB, FINETUNE_JOB, RLHF_JOB)
 
 
 def kind_named(name: str) -> KindInfo[Any]:

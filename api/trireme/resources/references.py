@@ -7,7 +7,7 @@ from pydantic import Field
 
 from trireme.resources.base import ObjectName, Strict
 
-ModelKind = Literal["PretrainJob", "FineTuneJob"]
+ModelKind = Literal["PretrainJob", "FineTuneJob", "RLHFJob"]
 """Kinds whose jobs export a model."""
 
 

@@ -4,7 +4,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from trireme.resources.common import TrainingJobSpec
+from trireme.resources import kind_named
+from trireme.resources.common import FILES_PATH, TrainingJobSpec
 from trireme.resources.status import Resolved
 from trireme_operator.build.names import AGENT_PORT, CONTAINER, LABEL_SLOT, METRICS_PORT, TOKEN_ENV, Names
 from trireme_operator.decide.capacity import pod_resources
@@ -81,6 +82,7 @@ def _container(names: Names, spec: TrainingJobSpec, resolved: Resolved, slot: in
                 if _credentials_secret(spec)
                 else []
             ),
+            *([{"name": "trireme-files", "mountPath": FILES_PATH, "readOnly": True}] if _files(names, spec) else []),
             *(mount.model_dump(mode="json", by_alias=True, exclude_none=True) for mount in workers.volume_mounts),
         ],
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -151,8 +153,18 @@ def _volumes(names: Names, spec: TrainingJobSpec) -> list[dict[str, Any]]:
     if secret := _credentials_secret(spec):
         # The kubelet brings later changes into a volume, never into a container's environment.
         volumes.append({"name": "trireme-credentials", "secret": {"secretName": secret, "optional": True}})
+    if files := _files(names, spec):
+        volumes.append({"name": "trireme-files", "projected": {"sources": files}})
     volumes += [v.model_dump(mode="json", by_alias=True, exclude_none=True) for v in workers.volumes]
     return volumes
+
+
+def _files(names: Names, spec: TrainingJobSpec) -> list[dict[str, Any]]:
+    """Sources of a projected volume with the files that the job's kind asks for."""
+    return [
+        {"configMap": {"name": file.config_map, "items": [{"key": file.key, "path": file.name}]}}
+        for file in kind_named(names.kind).config_map_files(spec)
+    ]
 
 
 def _shared_memory(spec: TrainingJobSpec) -> str | None:

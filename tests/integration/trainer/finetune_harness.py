@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from pathlib import Path
 from typing import Any
 
 import torch
-from gang_harness import BUCKET, S3Server
+from gang_harness import BUCKET, Gang, S3Server
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trireme.protocol import JobConfig, JobIdentity, StoreConfig
+from trireme.protocol import AgentState, JobConfig, JobIdentity, StoreConfig
 from trireme.resources import kind_named
+from trireme.resources.kinds import KindInfo
 from trireme_trainer.data.tokenizer import train_tokenizer
 
 KIND = kind_named("FineTuneJob")
@@ -57,6 +59,11 @@ def make_finetune_spec(base: Path, examples: Path, **changes: Any) -> Spec:
         "workers": {"nodes": 1, "devicesPerNode": 1, "accelerator": {"kind": "cpu"}},
         "checkpoint": {"uri": f"s3://{BUCKET}/jobs", "intervalSteps": 5},
     }
+    return change(spec, **changes)
+
+
+def change(spec: Spec, **changes: Any) -> Spec:
+    """The spec with values set at paths with __ between the names."""
     for path, value in changes.items():
         place = spec
         *parents, last = path.split("__")
@@ -67,15 +74,38 @@ def make_finetune_spec(base: Path, examples: Path, **changes: Any) -> Spec:
 
 
 def make_finetune_job(server: S3Server, raw: Spec, name: str = "job") -> JobConfig:
+    """What the pods of a fine-tuning job are told."""
+    return make_kind_job(KIND, server, raw, name)
+
+
+def make_kind_job(kind: KindInfo[Any], server: S3Server, raw: Spec, name: str = "job") -> JobConfig:
     """What the pods are told, as the operator settles and plans it."""
-    spec, _ = KIND.settle(KIND.parse(raw))
+    spec, _ = kind.settle(kind.parse(raw))
     return JobConfig(
         protocol="1.0",
-        job=JobIdentity(kind=KIND.kind, namespace="default", name=name, uid=str(uuid.uuid4())),
-        program=KIND.program,
+        job=JobIdentity(kind=kind.kind, namespace="default", name=name, uid=str(uuid.uuid4())),
+        program=kind.program,
         spec=spec.to_manifest(),
-        plan=KIND.make_plan(spec).model_dump(mode="json", by_alias=True),
+        plan=kind.make_plan(spec).model_dump(mode="json", by_alias=True),
         slots=spec.workers.nodes,
         ranks_per_slot=spec.workers.devices_per_node,
         store=StoreConfig(uri=spec.checkpoint.uri, endpoint=server.endpoint, path_style=True),
     )
+
+
+def losses(gang: Gang) -> dict[int, float]:
+    """The loss of every step, the newest attempt's where two computed it."""
+    found = {}
+    for log in sorted((gang.job_directory / "logs").glob("a*/rank-0.log")):
+        for step, loss in re.findall(r"step (\d+)/\d+ loss (\S+)", log.read_text()):
+            found[int(step)] = float(loss)
+    return found
+
+
+def finish(gang: Gang) -> Any:
+    """(slot 0's report when prepared, its report when all is done)."""
+    gang.start_all()
+    first = gang.form()
+    reports = gang.wait_state(AgentState.SUCCEEDED)
+    gang.release()
+    return first, reports[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from finetune_harness import make_base, make_finetune_job, make_finetune_spec
+from finetune_harness import finish, losses, make_base, make_finetune_job, make_finetune_spec
 from gang_harness import Gang, S3Server, wait_for
 from transformers import AutoModelForCausalLM
 
@@ -31,23 +30,6 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("examples") / "train.jsonl"
     assert write_examples(path, "argparse.py", "string.py", "shutil.py", "textwrap.py") > 40
     return path
-
-
-def losses(gang: Gang) -> dict[int, float]:
-    """The loss of every step, the newest attempt's where two computed it."""
-    found = {}
-    for log in sorted((gang.job_directory / "logs").glob("a*/rank-0.log")):
-        for step, loss in re.findall(r"step (\d+)/\d+ loss (\S+)", log.read_text()):
-            found[int(step)] = float(loss)
-    return found
-
-
-def finish(gang: Gang) -> Any:
-    gang.start_all()
-    first = gang.form()
-    reports = gang.wait_state(AgentState.SUCCEEDED)
-    gang.release()
-    return first, reports[0]
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ import yaml
 from crd_evaluator import refusals, rule_refusals, with_defaults
 
 from trireme.planning import plan
-from trireme.resources import FINETUNE_JOB, PRETRAIN_JOB, KindInfo, SpecError, all_kinds, kind_named
+from trireme.resources import FINETUNE_JOB, PRETRAIN_JOB, RLHF_JOB, KindInfo, SpecError, all_kinds, kind_named
 from trireme.resources.crdgen import crd
 from trireme.resources.pretrain import plan_request
 
 ROOT = Path(__file__).resolve().parents[3]
 SCHEMA = crd(PRETRAIN_JOB)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 FINETUNE_SCHEMA = crd(FINETUNE_JOB)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+RLHF_SCHEMA = crd(RLHF_JOB)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 EXAMPLE = ROOT / "examples" / "pretrain.yaml"
 
 
@@ -172,6 +173,44 @@ def test_bad_fine_tuning_is_refused_by_schema_and_model_alike(path: str, value: 
         FINETUNE_JOB.parse(document["spec"])
 
 
+REWARD = {"name": "a", "pythonSyntax": {}}
+PPO = {"algorithm": "ppo", "rewards": [REWARD]}
+REFUSED_ALIGNMENT: list[tuple[dict[str, Any], str]] = [
+    ({"algorithm": "rloo"}, "rloo"),
+    ({"policy": {}}, "exactly one of job and uri"),
+    ({"reference": {}}, "exactly one of job and uri"),
+    ({"method": {"type": "peft"}}, "peft must be set for type peft"),
+    ({"training": {"steps": 5, "epochs": 1}}, "at most one of steps and epochs"),
+    ({"rewards": [REWARD]}, "rewards must be set for grpo and ppo"),
+    ({"algorithm": "ppo"}, "rewards must be set for grpo and ppo"),
+    ({"algorithm": "reward", "reference": {"uri": "/m"}}, "a reward model has none"),
+    ({"ppo": {}}, "ppo may be set for algorithm ppo only"),
+    ({"dpo": {"labelSmoothing": 0.5}}, "labelSmoothing"),
+    ({**PPO, "dpo": {}}, "dpo may be set for algorithm dpo only"),
+    ({**PPO, "generation": {"topP": 0.9}}, "topP and topK"),
+    ({**PPO, "generation": {"topK": 9}}, "topP and topK"),
+    ({**PPO, "method": {"type": "prefix"}}, "virtual tokens"),
+    ({**PPO, "rewards": [{"name": "a"}]}, "exactly one of model, regex"),
+    ({**PPO, "rewards": [{**REWARD, "regex": {"pattern": "x"}}]}, "exactly one of model, regex"),
+    ({**PPO, "rewards": [{"name": "a", "model": {}}]}, "exactly one of job and uri"),
+    ({**PPO, "rewards": [{"name": "a", "length": {}}]}, "either target"),
+    ({**PPO, "rewards": [{"name": "a", "length": {"target": 1, "min": 1}}]}, "either target"),
+    ({**PPO, "rewards": [{"name": "A", "pythonSyntax": {}}]}, "name"),
+]
+
+
+@pytest.mark.parametrize(("changes", "text"), REFUSED_ALIGNMENT)
+def test_bad_alignment_is_refused_by_schema_and_model_alike(changes: dict[str, Any], text: str) -> None:
+    document = manifest(smallest(RLHF_JOB))
+    assert refusals(RLHF_SCHEMA, document) == []
+    assert refusals(RLHF_SCHEMA, {**document, "spec": {**document["spec"], **PPO}}) == []
+    document["spec"] |= changes
+    found = refusals(RLHF_SCHEMA, document)
+    assert any(text in message for message in found), found
+    with pytest.raises(SpecError):
+        RLHF_JOB.parse(document["spec"])
+
+
 SHAPE = manifest(EXAMPLE.read_text())["spec"]["model"]["shape"]
 REFUSED_SHAPES = [
     ({**SHAPE, "num_attention_heads": 7}, "divisible by num_attention_heads"),
@@ -307,7 +346,7 @@ def test_every_field_of_the_spec_is_declared_mutable_or_refused_once_the_job_is_
     rules = {"x-kubernetes-validations": schema["x-kubernetes-validations"]}
     base = with_defaults(schema, accepted(manifest(smallest(info))))
     for path, node, optional in leaves(schema["properties"]["spec"]):
-        one, other = (put(base, f"spec.{path}", value) for value in two_values(node))
+        one, other = (with_defaults(schema, put(base, f"spec.{path}", value)) for value in two_values(node))
         absent = put(one, f"spec.{path}", None)
         mutable = any(f"{path}.".startswith(f"{declared}.") for declared in info.mutable_paths)
         for old, new in [(one, other), *([(one, absent), (absent, one)] if optional else [])]:

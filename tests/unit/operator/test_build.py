@@ -8,7 +8,7 @@ from gang_machine import SPEC
 
 from trireme.protocol import JobConfig
 from trireme.resources import kind_named
-from trireme.resources.common import MAX_JOB_NAME_LENGTH, RESERVED_MOUNT_PATHS
+from trireme.resources.common import FILES_PATH, MAX_JOB_NAME_LENGTH, RESERVED_MOUNT_PATHS
 from trireme.resources.status import Resolved
 from trireme_operator import build
 from trireme_operator.decide.model import to_time
@@ -196,3 +196,27 @@ def test_devices_that_talk_through_shared_memory_have_some() -> None:
     assert size(**gpu) == "8Gi"
     assert size(**gpu, resources={"limits": {"memory": "64Gi"}}) == str(32 * 1024**3)
     assert size(**gpu, sharedMemory="1Gi") == "1Gi"
+
+
+def test_files_that_a_kind_asks_for_are_one_projected_volume() -> None:
+    info = kind_named("RLHFJob")
+    functions = [{"name": n, "function": {"configMap": {"name": f"of-{n}", "key": "r.py"}}} for n in ("exact", "terse")]
+    raw = {
+        "algorithm": "ppo",
+        "policy": {"uri": "s3://models/a"},
+        "data": {"sources": [{"uri": "s3://corpus/x"}]},
+        "rewards": [*functions, {"name": "python", "pythonSyntax": {}}],
+        "workers": SPEC["workers"],
+        "checkpoint": SPEC["checkpoint"],
+    }
+    _, resolved = resolve()
+    names = build.Names(kind="RLHFJob", namespace="team", job="aligned", uid="0123456789abcdef")
+    made = build.pod(names, info.parse(raw), resolved, 0, KEY)["spec"]
+    (volume,) = [v for v in made["volumes"] if v["name"] == "trireme-files"]
+    assert volume["projected"]["sources"] == [
+        {"configMap": {"name": f"of-{n}", "items": [{"key": "r.py", "path": f"{n}.py"}]}} for n in ("exact", "terse")
+    ]
+    (mount,) = [m for m in made["containers"][0]["volumeMounts"] if m["name"] == "trireme-files"]
+    assert (mount["mountPath"], mount["readOnly"]) == (FILES_PATH, True)
+    assert FILES_PATH in RESERVED_MOUNT_PATHS
+    assert not any(v["name"] == "trireme-files" for v in pod()["spec"]["volumes"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import GPTNeoXConfig, LlamaConfig
 
-from trireme.resources.finetune import Method
+from trireme.resources.tuning import Method
 from trireme_trainer.hf.models import BaseUnusable, Head, MethodUnusable, sizes
 
 LAYERS, HIDDEN, FEED_FORWARD = 32, 4096, 11008

@@ -66,12 +66,18 @@ class Program:
 
 
 def _value_at(spec: Any, field: str) -> Any:
-    for name in field.split("."):
+    """What is in a field such as rewards[0].model.uri; None where it is left out."""
+    for name in field.replace("[", ".").replace("]", "").split("."):
         if isinstance(spec, list):
             spec = spec[int(name)]
             continue
         spec = spec.get(name) if isinstance(spec, Mapping) else None
     return spec
+
+
+def _rlhf_models(spec: Mapping[str, Any]) -> tuple[WeightsPlace, ...]:
+    rewards = range(len(spec.get("rewards") or ()))
+    return (_model_at("policy"), _model_at("reference"), *(_model_at(f"rewards[{n}].model") for n in rewards))
 
 
 PRETRAIN_WEIGHTS = WeightsPlace("model", START_FROM_JOB, "model.startFrom")
@@ -85,6 +91,12 @@ PROGRAMS = {
         ranks="trireme_trainer.finetune",
         preparation="trireme_trainer.finetune.prepare",
         places=lambda _: (_model_at("base"),),
+        always_from_weights=True,
+    ),
+    "rlhf": Program(
+        ranks="trireme_trainer.rlhf",
+        preparation="trireme_trainer.rlhf.prepare",
+        places=_rlhf_models,
         always_from_weights=True,
     ),
 }

@@ -82,6 +82,10 @@ class ClassFormatter:
         tokens = list(self._tokenizer(text)["input_ids"])
         return Example(tokens, [self._classes.number(record[column])])
 
+    def length(self, example: Example) -> int:
+        """Tokens that the model has to take in at once."""
+        return len(example.tokens)
+
     def cut(self, example: Example, limit: int) -> Example:
         """Its first `limit` tokens."""
         return Example(example.tokens[:limit], example.labels)

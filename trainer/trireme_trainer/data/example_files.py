@@ -28,6 +28,7 @@ from trireme_trainer.data.sources import Source, SourceConfig, SourceFile, open_
 log = logging.getLogger(__name__)
 DTYPE = "<i4"
 PARTS, ROWS = (".tokens", ".labels"), ".rows"
+RECORDS, RECORD_ENDS = ".records", ".record-ends"
 Int64 = npt.NDArray[np.int64]
 
 
@@ -46,11 +47,14 @@ class ExamplesConfig:
     task: str
     sources: tuple[ExampleSourceConfig, ...]
     sequence_length: int
+    """Most tokens of an example."""
     overlong: Literal["refuse", "truncate", "drop"] = "refuse"
     packing: bool = False
     """Several examples in one row of at most sequence_length tokens."""
     validation_fraction: float | None = None
     validation_sources: tuple[ExampleSourceConfig, ...] = ()
+    length_field: str = "data.sequenceLength"
+    """Of the spec, where the most tokens of an example are given."""
 
 
 class ExampleWriter:
@@ -65,6 +69,8 @@ class ExampleWriter:
         self._row_tokens = row_tokens
         self._files = [path.with_suffix(suffix).open("wb") for suffix in PARTS]
         self._ends = array("Q")
+        self._records = bytearray()
+        self._record_ends = array("Q")
 
     def add(self, example: Example) -> None:
         """Append one."""
@@ -73,6 +79,8 @@ class ExampleWriter:
         self.tokens += len(example.tokens)
         self.examples += 1
         self._ends.append(self.tokens)
+        self._records += example.record
+        self._record_ends.append(len(self._records))
 
     def close(self) -> list[Path]:
         """Finish; the files written."""
@@ -83,6 +91,14 @@ class ExampleWriter:
             ends, row_ends = self._pack(ends.astype(np.int64), self._row_tokens)
             written.append(self.path.with_suffix(ROWS))
             written[-1].write_bytes(row_ends.astype("<u8").tobytes())
+        if self._records:
+            assert self.rows is None, "records stay in the order of their examples"
+            for suffix, data in (
+                (RECORDS, bytes(self._records)),
+                (RECORD_ENDS, np.asarray(self._record_ends, dtype="<u8").tobytes()),
+            ):
+                written.append(self.path.with_suffix(suffix))
+                written[-1].write_bytes(data)
         written.append(self.path.with_suffix(".ends"))
         written[-1].write_bytes(ends.astype("<u8").tobytes())
         return written
@@ -116,6 +132,13 @@ class ExampleFile:
         """Where each row ends, in examples; a row is one example unless they are packed."""
         self.tokens, self.labels = self._read(".tokens", DTYPE), self._read(".labels", DTYPE)
         """Of task classification one label an example, else one a token."""
+
+    def records(self) -> list[bytes]:
+        """What else was kept of each example."""
+        ends = self._read(RECORD_ENDS, "<u8").astype(np.int64) if len(self) else np.zeros(0, dtype=np.int64)
+        data = self._read(RECORDS, "u1") if len(self) else np.zeros(0, dtype=np.uint8)
+        begins = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+        return [data[begin:end].tobytes() for begin, end in zip(begins[: len(ends)], ends, strict=True)]
 
     def _read(self, suffix: str, dtype: str) -> npt.NDArray[Any]:
         path = self._path.with_suffix(suffix)
@@ -231,13 +254,14 @@ class ExamplePreparation:
             if not isinstance(record, dict):
                 raise Invalid("no JSON object")
             example = self._formatter.example(record, config.columns)
-            if len(example.tokens) <= limit:
+            length = self._formatter.length(example)
+            if length <= limit:
                 return example
             if self._config.overlong == "drop":
                 self.dropped += 1
                 return None
             if self._config.overlong == "refuse":
-                raise Invalid(f"{len(example.tokens)} tokens, data.sequenceLength is {limit}")
+                raise Invalid(f"{length} tokens, {self._config.length_field} is {limit}")
             cut = self._formatter.cut(example, limit)
         except Invalid as error:
             raise ExampleInvalid(f"{where}: {error}") from error

@@ -54,12 +54,15 @@ class Example:
 
     tokens: list[int]
     labels: list[int]
+    record: bytes = b""
+    """What else is kept of it."""
 
 
 class ExampleMaker(Protocol):
     """From the records of one task to examples."""
 
     def example(self, record: Record, columns: Mapping[str, str]) -> Example: ...
+    def length(self, example: Example) -> int: ...
     def cut(self, example: Example, limit: int) -> Example: ...
 
 
@@ -110,6 +113,10 @@ class Formatter:
             raise Invalid("no token of it counts in the loss")
         return made
 
+    def length(self, example: Example) -> int:
+        """Tokens that the model has to take in at once."""
+        return len(example.tokens)
+
     def cut(self, example: Example, limit: int) -> Example:
         """Its first `limit` tokens. Raises Invalid when none of them counts."""
         cut = Example(example.tokens[:limit], example.labels[:limit])
@@ -141,7 +148,9 @@ class Formatter:
         return self._answered(prompt, text_of(record, columns.get("completion", "completion")))
 
     def _chat(self, record: Record, columns: Mapping[str, str]) -> Example:
-        messages = _messages(record, columns.get("messages", "messages"))
+        messages = messages_of(record, columns.get("messages", "messages"))
+        if messages[-1]["role"] != "assistant":
+            raise Invalid(f"the last message is the {messages[-1]['role']}'s and not the assistant's")
         text = self._render(messages)
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         tokens, spans = cast(list[int], encoded["input_ids"]), self._answers(messages, text)
@@ -152,12 +161,7 @@ class Formatter:
         return Example(tokens, labels)
 
     def _render(self, messages: list[dict[str, str]], *, ask: bool = False) -> str:
-        try:
-            return self._tokenizer.apply_chat_template(
-                messages, chat_template=self._template, tokenize=False, add_generation_prompt=ask
-            )
-        except Exception as error:  # a template is a program, and may raise what it likes
-            raise Invalid(f"the chat template refuses it: {error}") from error
+        return render_chat(self._tokenizer, self._template, messages, ask=ask)
 
     def _answers(self, messages: list[dict[str, str]], text: str) -> list[tuple[int, int]]:
         """Where in the text the assistant speaks, its ends of turn included."""
@@ -175,7 +179,20 @@ class Formatter:
         return spans
 
 
-def _messages(record: Record, column: str) -> list[dict[str, str]]:
+def render_chat(
+    tokenizer: TextTokenizer, template: str | None, messages: list[dict[str, str]], *, ask: bool = False
+) -> str:
+    """The text of a chat; `ask`: with what comes before the assistant's next turn. Raises Invalid."""
+    try:
+        return tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=ask
+        )
+    except Exception as error:  # a template is a program, and may raise what it likes
+        raise Invalid(f"the chat template refuses it: {error}") from error
+
+
+def messages_of(record: Record, column: str) -> list[dict[str, str]]:
+    """The messages in a field. Raises Invalid."""
     value = record.get(column)
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise Invalid(f"field {column!r} is no list of messages")
@@ -185,6 +202,4 @@ def _messages(record: Record, column: str) -> list[dict[str, str]]:
             raise Invalid(f"message {number} is no object of role and content")
         role = text_of(message, "role")
         found.append({"role": role, "content": text_of(message, "content", empty=role != "assistant")})
-    if found[-1]["role"] != "assistant":
-        raise Invalid(f"the last message is the {found[-1]['role']}'s and not the assistant's")
     return found

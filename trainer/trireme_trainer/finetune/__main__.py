@@ -33,7 +33,7 @@ def run(channel: RankChannel) -> Outcome:
     from trireme_trainer.finetune.config import FineTuneConfig
     from trireme_trainer.hf.entry import run_rank
 
-    return run_rank(channel, FineTuneConfig.parse, MODULE, _choose)
+    return run_rank(channel, FineTuneConfig.parse, _choose)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from trireme.checkpoints import Manifest, digest_bytes
 from trireme.planning.data_parallel import DataParallelPlan
 from trireme.protocol import JobConfig
 from trireme.resources.common import Checkpoint
-from trireme.resources.finetune import ExampleSource, FineTuneTraining, Method, Output
+from trireme.resources.tuning import ExampleSource, Method, Output, TuningTraining
 from trireme_trainer.agent.programs import StartingWeights, find_program
 from trireme_trainer.data.example_files import ExampleSourceConfig
 from trireme_trainer.data.sources import SourceConfig
@@ -26,10 +26,14 @@ _FREE = frozenset({"steps", "epochs", "microBatchSize", "recompute", "zeroStage"
 class HFSpec(Protocol):
     """What the spec of every such kind has."""
 
-    method: Method
-    training: FineTuneTraining
-    output: Output
-    checkpoint: Checkpoint
+    @property
+    def method(self) -> Method: ...
+    @property
+    def training(self) -> TuningTraining: ...
+    @property
+    def output(self) -> Output: ...
+    @property
+    def checkpoint(self) -> Checkpoint: ...
 
 
 SpecT = TypeVar("SpecT", bound=HFSpec)

@@ -63,11 +63,13 @@ class ExampleDataset:
     def __init__(self, directory: Path, seed: int, examples_per_step: int) -> None:
         self.examples_per_step = examples_per_step
         index = DatasetIndex.model_validate_json((directory / INDEX_NAME).read_bytes())
-        classified = index.classes is not None
-        self.train = Rows([ExampleFile(directory / s.train_path) for s in index.sources], classified=classified)
-        validation = [ExampleFile(directory / s.validation_path) for s in index.sources]
-        self.validation = Rows(validation, classified=classified)
+        self.train = self.make_rows(index, [ExampleFile(directory / s.train_path) for s in index.sources])
+        self.validation = self.make_rows(index, [ExampleFile(directory / s.validation_path) for s in index.sources])
         self._order = SampleOrder(self.train.counts, [s.weight for s in index.sources], seed, examples_per_step)
+
+    def make_rows(self, index: DatasetIndex, files: list[ExampleFile]) -> Rows:
+        """The rows of a split."""
+        return Rows(files, classified=index.classes is not None)
 
     def rows(self, step: int) -> list[int]:
         """The training rows of the step that follows `step` completed steps."""

@@ -18,23 +18,27 @@ if TYPE_CHECKING:
 
 def preload(device: str, module: str) -> None:
     """Import what a rank needs, before it is forked."""
+    _prepare_imports(device)
+    import_module(module)
+
+
+def _prepare_imports(device: str) -> None:
     if device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported, which accelerate does where it is there
-    import_module(module)
 
 
 def run_rank(
     channel: RankChannel,
     parse: Callable[[JobConfig], HFConfig[Any]],
-    module: str,
     choose: Callable[[HFConfig[Any]], type[HFRun]],
 ) -> Outcome:
-    """Train. `module` is what is to be imported first; `choose` names the run of a parsed job."""
+    """Train. `choose` imports the run of a parsed job, which was preloaded or is only now."""
     from trireme_trainer.rank.entry import Assignment
 
     given = Assignment.from_environment()
     config = parse(given.job)
-    preload(config.device, module)
+    _prepare_imports(config.device)
+    run_type = choose(config)
     from trireme_trainer.hf.ranks import GroupRanks, start_deepspeed
     from trireme_trainer.metrics.throughput import device_peak, measure_cpu_peak
 
@@ -45,6 +49,6 @@ def run_rank(
     precision = config.spec.training.precision
     peak = measure_cpu_peak(precision) if config.device == "cpu" else device_peak(config.plan.accelerator, precision)
     inputs = channel.wait_for_inputs()
-    outcome = choose(config)(config, ranks, channel, given.place, inputs, given.target.settings, peak).run()
+    outcome = run_type(config, ranks, channel, given.place, inputs, given.target.settings, peak).run()
     ranks.close()
     return outcome

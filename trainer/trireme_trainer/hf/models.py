@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from trireme.protocol import ModelSizes
-from trireme.resources.finetune import Method
+from trireme.resources.tuning import Method
 from trireme_trainer.data.errors import DataError
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import peft
 import torch
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -49,6 +50,13 @@ class Counters:
     validation_step: int | None = None
     """After which step that loss was measured."""
     validation_metrics: dict[str, float] = field(default_factory=dict)
+    start_metrics: dict[str, float] = field(default_factory=dict)
+    """Of the held-out rows before the first step."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What is shown beside the loss."""
+        return {**self.start_metrics, **self.validation_metrics}
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,14 @@ class Evaluation:
 
 class HFRun:
     """One rank's run. A kind says which trainer makes its steps, and how the model is validated."""
+
+    evaluates_at_start = False
+    """Whether the held-out rows are looked at before the first step too, to compare with."""
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer updates of a step: as many as a step's rows, or what was drawn from them, are used for."""
+        return 1
 
     def __init__(
         self,
@@ -78,7 +94,7 @@ class HFRun:
         self.folders = {name: Path(folder) for name, folder in inputs.weights.items()}
         """Of the models that the job names, by the name of their place."""
         dataset = Path(inputs.dataset_directory)
-        self.data = ExampleDataset(dataset, config.spec.training.seed, config.examples_per_step)
+        self.data = self.make_dataset(dataset)
         self.trainer: StepTrainer
         self._clock = clock
         self._run = Run(channel, place, ranks, settings, config.device, clock)
@@ -92,6 +108,7 @@ class HFRun:
         self._progress: Progress | None = None
         self._wish = Wish.GO_ON
         self._step_began = clock()
+        self._tokens = 0
         self._peak = peak
 
     # -- what a kind adds
@@ -106,21 +123,21 @@ class HFRun:
         """The trainer that makes the steps, of a loaded model; `arguments` are those of transformers' trainers."""
         raise NotImplementedError
 
+    def make_dataset(self, directory: Path) -> ExampleDataset:
+        """The prepared data set in a directory."""
+        return ExampleDataset(directory, self.config.spec.training.seed, self.config.examples_per_step)
+
     def evaluate(self) -> Evaluation:
         """Of the model on the held-out rows, of which there are some. Collective."""
         raise NotImplementedError
 
     def step_tokens(self, step: int) -> int:
-        """Tokens of the step that follows `step` completed steps, padding not counted."""
+        """Tokens of the step that followed `step` completed steps, padding not counted. Collective."""
         return self.data.tokens(step)
 
     def step_metrics(self, logs: Mapping[str, float]) -> dict[str, float]:
         """What of a step's log is shown beside the loss."""
         return {}
-
-    def between_samples(self, step: int) -> bool:
-        """Whether nothing but weights and optimizer goes over from step to step here, so that a run can go on."""
-        return True
 
     def exported_name(self, name: str) -> str | None:
         """Name in the exported model of a trained parameter; None for one that is not part of it."""
@@ -135,6 +152,8 @@ class HFRun:
         quiet()
         self.trainer = self._make_trainer()
         self._throughput = Throughput(self._flops_per_token(), 0, self.place.world_size, self._peak)
+        if self.evaluates_at_start and not self._first:
+            self._evaluate(0)
         self._run.begin()
         self._wish = Wish(self.ranks.agree(self._run.wish(self._first)))
         if not self._complete and self._wish != Wish.DRAIN:
@@ -152,7 +171,7 @@ class HFRun:
 
     @property
     def _step(self) -> int:
-        return max(self._first, int(self.trainer.state.global_step))
+        return max(self._first, int(self.trainer.state.global_step) // self.updates_per_step)
 
     def _make_trainer(self) -> StepTrainer:
         config, training = self.config, self.config.spec.training
@@ -164,7 +183,7 @@ class HFRun:
         model = load_model(folder, self.weights_dtype, config.head, quantised_on=quantised_on)
         self.channel.alive()
         directory = self.place.save_directory / "trainer"
-        arguments = common_arguments(config, self._total, directory, zero=not self._complete)
+        arguments = common_arguments(config, self._total * self.updates_per_step, directory, zero=not self._complete)
         torch.manual_seed(training.seed)  # of a new adapter's
         trainer = self.make_trainer(model, peft_config(config.spec.method, config.head), tokenizer, arguments)
         if self._complete:
@@ -205,7 +224,7 @@ class HFRun:
 
     # -- steps
 
-    def sampler(self) -> StepSampler:
+    def sampler(self) -> Sampler[int]:
         """The rows that are left to train."""
         return StepSampler(self.data, self._first, self._total)
 
@@ -218,10 +237,9 @@ class HFRun:
     def end_step(self, step: int) -> Wish:
         """What all ranks do after this step."""
         self._seconds = self._clock() - self._step_began
-        self._counters.tokens += self.step_tokens(step - 1)
+        self._tokens = self.step_tokens(step - 1)
+        self._counters.tokens += self._tokens
         self._wish = Wish(self.ranks.agree(self._run.wish(step)))
-        if step < self._total and not self.between_samples(step):
-            self._wish = Wish.GO_ON
         if step < self._total and step % self.config.spec.training.validation_interval_steps == 0:
             self._evaluate(step)
         return self._wish
@@ -234,7 +252,7 @@ class HFRun:
         counters = self._counters
         counters.last_loss = loss
         counters.first_loss = loss if counters.first_loss is None else counters.first_loss
-        rates = self._throughput.step(self._seconds, self.step_tokens(step - 1))
+        rates = self._throughput.step(self._seconds, self._tokens)
         self._progress = Progress(
             **self._facts(step),
             learning_rate=float(logs["learning_rate"]),
@@ -244,7 +262,7 @@ class HFRun:
             mfu=rates.mfu,
             mfu_basis=rates.mfu_basis,
             step_seconds=self._seconds,
-            metrics={**counters.validation_metrics, **self.step_metrics(logs)},
+            metrics={**counters.metrics, **self.step_metrics(logs)},
         )
         self._run.report(self._progress, time.time())
         if self.place.rank == 0:
@@ -270,6 +288,9 @@ class HFRun:
         self.channel.enter(Section.EVALUATE, step)
         found = self.evaluate()
         self._counters.validation_loss, self._counters.validation_step = found.loss, step
+        shown = found.metrics if found.loss is None else {**found.metrics, "loss": found.loss}
+        if not step:
+            self._counters.start_metrics = {f"start/{name}": value for name, value in shown.items()}
         self._counters.validation_metrics = {f"validation/{name}": value for name, value in found.metrics.items()}
 
     def _finish(self) -> Outcome:
@@ -282,7 +303,7 @@ class HFRun:
         progress = self._progress or Progress(**self._facts(step))
         validated = {
             "validation_loss": self._counters.validation_loss,
-            "metrics": {**progress.metrics, **self._counters.validation_metrics},
+            "metrics": {**progress.metrics, **self._counters.metrics},
         }
         self._run.report(progress.model_copy(update=validated), 0.0)
         trained = (
@@ -336,6 +357,7 @@ class HFRun:
             "validationLoss": counters.validation_loss,
             "validationStep": counters.validation_step,
             "validationMetrics": counters.validation_metrics,
+            "startMetrics": counters.start_metrics,
         }
 
     def _manifest(self) -> dict[str, Any]:
@@ -365,9 +387,13 @@ class HFRun:
         self._run.restored(manifest.step, state, expected)
         self._first, self._stored = manifest.step, stored
         self._counters = Counters(
-            int(state["tokens"]),
-            *map(state.get, ("firstLoss", "lastLoss", "validationLoss", "validationStep")),
+            tokens=int(state["tokens"]),
+            first_loss=state.get("firstLoss"),
+            last_loss=state.get("lastLoss"),
+            validation_loss=state.get("validationLoss"),
+            validation_step=state.get("validationStep"),
             validation_metrics=state.get("validationMetrics") or {},
+            start_metrics=state.get("startMetrics") or {},
         )
 
     def restore(self, state: TrainerState) -> None:
@@ -380,9 +406,10 @@ class HFRun:
         except CheckpointFormatError as error:
             raise RestoreFailed(str(error)) from error
         schedule = self.trainer.lr_scheduler
-        schedule.last_epoch = step - 1
+        updates = step * self.updates_per_step
+        schedule.last_epoch = updates - 1
         schedule.step()
-        state.global_step = step
-        self.trainer._globalstep_last_logged = step  # the logged loss is a mean over the steps since then
+        state.global_step = updates
+        self.trainer._globalstep_last_logged = updates  # the logged loss is a mean over the steps since then
         log.info("restored step %d: %s", step, json.dumps(self._stored.state))
         self._stored = None

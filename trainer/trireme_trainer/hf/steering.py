@@ -17,6 +17,8 @@ from trireme_trainer.rank.run import Wish
 class Steering(Protocol):
     """What a run does at the trainer's turns."""
 
+    @property
+    def updates_per_step(self) -> int: ...
     def sampler(self) -> Sampler[int]: ...
     def restore(self, state: TrainerState) -> None: ...
     def begin_step(self, step: int) -> None: ...
@@ -38,6 +40,8 @@ class StepTrainer(Protocol):
     optimizer: Any
     lr_scheduler: Any
     state: TrainerState
+    _globalstep_last_logged: int
+    """The logged loss is a mean over the steps since then."""
 
     def train(self) -> Any: ...
 
@@ -66,20 +70,28 @@ class Steps(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, run: Steering) -> None:
         self._run = run
+        self._logs: dict[str, float] = {}
+
+    def _step(self, state: TrainerState) -> int | None:
+        """Steps that are complete; None between two updates of one step."""
+        step, updates = divmod(state.global_step, self._run.updates_per_step)
+        return None if updates else step
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Weights, optimizer, schedule and step of the checkpoint, once the optimizer is made."""
         self._run.restore(state)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """A step begins."""
-        self._run.begin_step(state.global_step)
+        """An update begins."""
+        if (step := self._step(state)) is not None:
+            self._run.begin_step(step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Weights are those after the step; what is asked for here is done after its loss was logged."""
-        wish = self._run.end_step(state.global_step)
-        control.should_save = wish == Wish.SAVE
-        control.should_training_stop = control.should_training_stop or wish == Wish.DRAIN
+        """Weights are those after the update; what is asked for here is done after its loss was logged."""
+        if (step := self._step(state)) is not None:
+            wish = self._run.end_step(step)
+            control.should_save = wish == Wish.SAVE
+            control.should_training_stop = control.should_training_stop or wish == Wish.DRAIN
 
     def on_log(
         self,
@@ -89,9 +101,13 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """The step's loss, mean over the tokens of all ranks."""
-        if logs is not None and "loss" in logs:
-            self._run.report(state.global_step, logs)
+        """The update's loss, mean over the tokens of all ranks, and what the trainer measured."""
+        if logs is None or "loss" not in logs:
+            return
+        self._logs.update(logs)
+        if (step := self._step(state)) is not None:
+            self._run.report(step, self._logs)
+            self._logs = {}
 
 
 def quiet() -> None:

@@ -1,0 +1,1 @@
+"""Alignment with preferences: what an RLHFJob runs."""
