@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from trireme_trainer.data.examples import IGNORED
 from trireme_trainer.hf.data import Rows
+from trireme_trainer.hf.evaluation import evaluating, held_out_batches
 from trireme_trainer.hf.ranks import GroupRanks
 from trireme_trainer.rank.run import Place
 
@@ -51,21 +52,14 @@ class HeldOut:
 
     @torch.no_grad()
     def _answers(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, bool]]:
-        """(logits, labels, whether they count) of one batch after another.
-
-        Every rank runs the model as often as the others (its weights may be shared out); a rank without rows of its
-        own left runs one again and does not count it.
-        """
-        model, place, size = self._trainer.model_wrapped, self._place, self._batch_size
-        was_training = model.training
-        model.eval()
-        for begin in range(0, len(self._rows), size * place.world_size):
-            mine = range(begin + place.rank * size, min(begin + (place.rank + 1) * size, len(self._rows)))
-            chosen = [self._rows.dataset[number] for number in (mine or [0])]
-            batch = {k: v.to(self._ranks.device) for k, v in self._trainer.data_collator(chosen).items()}
-            labels = batch.pop("labels")
-            with self._trainer.compute_loss_context_manager():
-                logits = model(**batch, use_cache=False).logits
-            yield logits, labels, bool(mine)
-            self._alive()
-        model.train(was_training)
+        """(logits, labels, whether they count) of one batch after another."""
+        model = self._trainer.model_wrapped
+        with evaluating(model):
+            for numbers, counts in held_out_batches(self._rows, self._batch_size, self._place):
+                chosen = [self._rows.dataset[number] for number in numbers]
+                batch = {k: v.to(self._ranks.device) for k, v in self._trainer.data_collator(chosen).items()}
+                labels = batch.pop("labels")
+                with self._trainer.compute_loss_context_manager():
+                    logits = model(**batch, use_cache=False).logits
+                yield logits, labels, counts
+                self._alive()

@@ -11,7 +11,7 @@ import torch
 
 from trireme_trainer.hf.base import load_tokenizer
 from trireme_trainer.hf.config import HFConfig
-from trireme_trainer.hf.models import CAUSAL, load_model, peft_config, with_adapter
+from trireme_trainer.hf.models import load_model, peft_config, with_adapter
 
 ADAPTER_DIRECTORY = "adapter"
 MERGE_TOLERANCE = 1e-4
@@ -44,11 +44,11 @@ def export(
         for name, value in weights.items():
             parameters[name].copy_(value)
     model.eval()
-    if config.head is not CAUSAL and model.config.pad_token_id is None:
+    if config.head.task_type == "SEQ_CLS":
         # Of several texts of different length, a head that answers once finds each one's last token by this.
         taught_with = load_tokenizer(tokenizer)
         padding = taught_with.pad_token_id
-        model.config.pad_token_id = taught_with.eos_token_id if padding is None else padding
+        model.config.get_text_config().pad_token_id = taught_with.eos_token_id if padding is None else padding
     if adapter is not None:
         place = directory / ADAPTER_DIRECTORY if config.spec.output.merge else directory
         # The folder of this node means nothing elsewhere.
@@ -59,8 +59,6 @@ def export(
     if adapter is not None and config.spec.output.merge:
         model = _merged(model)
         alive()
-    if config.head.task_type == "SEQ_CLS":  # it reads its answer at the last token that is no padding
-        model.config.get_text_config().pad_token_id = load_tokenizer(tokenizer).pad_token_id
     if adapter is None or config.spec.output.merge:
         model.to(dtype).save_pretrained(directory)
         alive()
