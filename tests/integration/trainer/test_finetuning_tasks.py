@@ -115,6 +115,7 @@ def test_a_classifier_learns_and_what_comes_out_names_the_classes(
     else:
         plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
         model = peft.PeftModel.from_pretrained(plain, place)
+        assert json.loads((place / "classes.json").read_text()) == CLASSES
     model.eval()
     with torch.no_grad():
         logits = torch.cat([model(torch.tensor([row["input_ids"]])).logits for row in held])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from trireme_trainer.hf.base import load_tokenizer
 from trireme_trainer.hf.config import HFConfig
 from trireme_trainer.hf.models import load_model, peft_config, with_adapter
 
-ADAPTER_DIRECTORY = "adapter"
+ADAPTER_DIRECTORY, CLASSES_NAME = "adapter", "classes.json"
 MERGE_TOLERANCE = 1e-4
 """Largest difference of a logit, in float32, between base with adapter and merged model."""
 PROBE_TOKENS = 32
@@ -55,6 +56,8 @@ def export(
         model.peft_config["default"].base_model_name_or_path = config.base.uri
         model.save_pretrained(place)
         (place / "README.md").unlink(missing_ok=True)
+        if config.head.names:  # an adapter's own configuration has no place for them
+            (place / CLASSES_NAME).write_text(json.dumps(config.head.names))
         alive()
     if adapter is not None and config.spec.output.merge:
         model = _merged(model)
