@@ -46,10 +46,8 @@ def main() -> int:
 
 def _page(blocks: list[Block], heading: str, arguments: argparse.Namespace) -> str:
     seen = {method: statistics.median(ratios(blocks, method)) for method in METHODS}
-    verdicts = "; ".join(
-        f"{method} {'reached it' if ratio >= TARGET else 'missed it'} with {ratio:.3f}"
-        for method, ratio in seen.items()
-    )
+    said = {True: "reached it", False: "missed it"}
+    verdicts = "; ".join(f"{method} {said[ratio >= TARGET]} with {ratio:.3f}" for method, ratio in seen.items())
     return f"""# A fine-tuning job beside a plain script over trl and peft
 
 {heading}
@@ -58,14 +56,14 @@ def _page(blocks: list[Block], heading: str, arguments: argparse.Namespace) -> s
 
 Target: at least {TARGET:.2f} of the script's tokens/s; {verdicts}.
 
-Every block is a fresh run of {arguments.warmup_steps} warm-up and {arguments.steps} timed steps in float32 on {RANKS} CPU
-ranks: a Llama of {SHAPE["num_hidden_layers"]} layers of width {SHAPE["hidden_size"]}, batches of {BATCH} examples in
-micro-batches of {MICRO}. The job runs on a local cluster with operator, API server and S3 store, all on this machine, from
-`apply` to `Succeeded`; `benchmarks/finetune/plain.py` runs under torchrun beside the same cluster while it is idle, over
-the same examples in the same order, with the same seed and settings. A step lasts from one completed step to the next on
-rank 0. The sixth column is the median (and range) over the rounds of a job's tokens/s over those of the script beside it,
-the last one the largest difference of a step's loss between both. The order of a round's blocks is turned round each
-time, so that a machine that changes its pace favours nobody.
+Every block is a fresh run of {arguments.warmup_steps} warm-up and {arguments.steps} timed steps in float32 on
+{RANKS} CPU ranks: a Llama of {SHAPE["num_hidden_layers"]} layers of width {SHAPE["hidden_size"]}, batches of {BATCH}
+examples in micro-batches of {MICRO}. The job runs on a local cluster with operator, API server and S3 store, all on
+this machine, from `apply` to `Succeeded`; `benchmarks/finetune/plain.py` runs under torchrun beside the same cluster
+while it is idle, over the same examples in the same order, with the same seed and settings. A step lasts from one
+completed step to the next on rank 0. The sixth column is the median (and range) over the rounds of a job's tokens/s
+over those of the script beside it, the last one the largest difference of a step's loss between both. The order of a
+round's blocks is turned round each time, so that a machine that changes its pace favours nobody.
 """
 
 

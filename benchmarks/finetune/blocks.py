@@ -90,7 +90,7 @@ class BlockRunner:
     def __post_init__(self) -> None:
         self._base, self._examples, self._count = make_inputs(self.bench.directory)
         self._tokens: dict[int, int] = {}
-        """Of each step, as the job counted them: both contenders train the same ones."""
+        """Up to each step, as the job counted them: both contenders train the same ones."""
 
     @property
     def total(self) -> int:
@@ -131,7 +131,7 @@ class BlockRunner:
         return Block(PLAIN, method, seconds, self._timed_tokens(), number, [step["loss"] for step in steps])
 
     def _timed_tokens(self) -> int:
-        return sum(tokens for step, tokens in self._tokens.items() if step > self.warmup_steps)
+        return self._tokens[self.total] - self._tokens[self.warmup_steps]
 
     def _settings(self, method: str) -> dict[str, Any]:
         order = SampleOrder([self._count], [1.0], SEED, BATCH)
@@ -168,7 +168,7 @@ class BlockRunner:
             "workers": {
                 "nodes": 1,
                 "devicesPerNode": RANKS,
-                "accelerator": {"kind": "cpu", "resourceName": "trireme.dev/cpu-rank"},
+                "accelerator": {"kind": "cpu"},
             },
             "checkpoint": {
                 "uri": "s3://trireme/benchmarks",
@@ -196,7 +196,7 @@ def largest_difference(blocks: Sequence[Block], method: str) -> float:
 def table(blocks: Sequence[Block]) -> str:
     """Markdown: a row per method and contender, then every block in the order in which it ran."""
     lines = [
-        "| method | contender | blocks | tokens/s, median (range) | step, median | of the script | largest difference of a loss |",
+        "| method | contender | blocks | tokens/s, median (range) | step, median | of the script | losses at most apart |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for method in METHODS:
