@@ -196,7 +196,7 @@ def largest_difference(blocks: Sequence[Block], method: str) -> float:
 def table(blocks: Sequence[Block]) -> str:
     """Markdown: a row per method and contender, then every block in the order in which it ran."""
     lines = [
-        "| method | contender | blocks | tokens/s, median (range) | step, median | of the script | losses at most apart |",
+        "| method | contender | blocks | tokens/s, median (range) | step, median | of the script | losses apart |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for method in METHODS:
