@@ -76,6 +76,26 @@ class Examples(Strict):
     )
 
 
+class EarlyStopping(Strict):
+    """Stop when validation no longer improves, and export the weights of the best validation."""
+
+    patience: int = Field(
+        default=3, ge=1, le=10_000, description="Validations in a row without a better loss after which the job ends."
+    )
+    least_improvement: float = Field(
+        default=0.0, ge=0, le=100, description="By how many nats a loss must be below the best one to be better."
+    )
+
+
+class FineTuneTraining(TuningTraining):
+    """How the model is taught: at most one of steps and epochs."""
+
+    early_stopping: EarlyStopping | None = Field(
+        default=None,
+        description="Stop before the last step where validation no longer improves; never when left out.",
+    )
+
+
 class FineTuneSpec(TrainingJobSpec):
     """The spec of a FineTuneJob."""
 
@@ -87,7 +107,7 @@ class FineTuneSpec(TrainingJobSpec):
         "classification: text and label; the model gets a head that names the class."
     )
     data: Examples = Field(description="What the model is taught with.")
-    training: TuningTraining = Field(default_factory=TuningTraining, description="How the model is taught.")
+    training: FineTuneTraining = Field(default_factory=FineTuneTraining, description="How the model is taught.")
     output: Output = Field(default_factory=Output, description="What is exported.")
 
     @model_validator(mode="after")
@@ -104,6 +124,8 @@ class FineTuneSpec(TrainingJobSpec):
                 )
         elif self.data.labels:
             raise ValueError("data.labels may be set for task classification only")
+        if self.training.early_stopping is not None and self.data.validation is None:
+            raise ValueError("training.earlyStopping needs data.validation")
         if len(set(self.data.labels)) != len(self.data.labels) or len(self.data.labels) == 1:
             raise ValueError("data.labels must be two or more different names")
         if self.data.packing and self.method.type in PROMPT_METHODS:
@@ -187,6 +209,11 @@ FINETUNE_JOB = KindInfo(
             "",
             "!has(self.data.chatTemplate) || self.task == 'chat'",
             "data.chatTemplate may be set for task chat only",
+        ),
+        SpecRule(
+            "",
+            "!has(self.training) || !has(self.training.earlyStopping) || has(self.data.validation)",
+            "training.earlyStopping needs data.validation",
         ),
         SpecRule(
             "",

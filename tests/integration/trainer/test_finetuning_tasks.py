@@ -14,6 +14,7 @@ import pytest
 import torch
 from finetune_harness import make_base, make_finetune_job, make_finetune_spec
 from gang_harness import Gang, S3Server, wait_for
+from safetensors.torch import load_file
 from test_finetuning import finish, losses
 from transformers import AutoModelForSequenceClassification
 
@@ -22,6 +23,7 @@ from trireme.checkpoints import parse_s3_uri
 from trireme.protocol import AgentState, Phase, Target
 from trireme_trainer.finetune.prepare import prepare
 from trireme_trainer.hf.data import ExampleDataset
+from trireme_trainer.hf.state import StoredTensors
 
 CLASSES = ["function", "method"]
 
@@ -146,3 +148,49 @@ def test_a_classifier_that_lost_a_rank_ends_as_one_that_did_not(
     assert max(abs(expected[step] - found[step]) for step in expected) < 1e-4
     merged = AutoModelForSequenceClassification.from_pretrained(gang.job_directory / "model" / "a2")
     assert merged.config.id2label == dict(enumerate(CLASSES[::-1]))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("method", "ranks", "zero"), [("lora", 1, 0), ("full", 2, 2)], ids=["lora", "full, ZeRO-2"])
+def test_a_run_that_no_longer_improves_stops_and_exports_its_best_weights(
+    make_gang: Callable[..., Gang], server: S3Server, base: Path, tmp_path: Path, method: str, ranks: int, zero: int
+) -> None:
+    """Trained on few examples and validated on others, it learns by heart. Resumed from a checkpoint, it ends alike."""
+    examples, held = tmp_path / "train.jsonl", tmp_path / "held.jsonl"
+    write_examples(examples, "shutil.py")
+    write_examples(held, "argparse.py", "tarfile.py")
+    examples.write_text("\n".join(examples.read_text().splitlines()[:8]))
+    changes = {
+        "method__type": method,
+        "workers__devicesPerNode": ranks,
+        "training__zeroStage": zero,
+        "training__steps": 400,
+        "training__validationIntervalSteps": 10,
+        "training__earlyStopping": {"patience": 3},
+        "training__optimizer": {"learningRate": 0.02},
+        "data__validation": {"sources": [{"uri": str(held)}]},
+    }
+    spec = make_finetune_spec(base, examples, **changes)
+    gang = make_gang(config=make_finetune_job(server, spec))
+    _, report = finish(gang)
+    progress = report.progress
+    best = int(progress.metrics["best/step"])
+    assert progress.step == progress.total_steps == best + 30 < 400
+    assert progress.metrics["best/loss"] < progress.validation_loss
+
+    # Applied again it has nothing left to do, and exports the same: the best weights are in the checkpoint.
+    place = gang.job_directory / "model" / "a1"
+    again = make_gang(config=make_finetune_job(server, spec))
+    prepared, second = finish(again)
+    assert prepared.proposal.resume.step == progress.step
+    assert second.progress.step == progress.step
+    name = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+    assert (again.job_directory / "model" / "a1" / name).read_bytes() == (place / name).read_bytes()
+    weights = load_file(place / name)
+    last = StoredTensors(sorted(gang.job_directory.glob("a1/step-*"), key=lambda p: int(p.name[5:]))[-1])
+    kept, current = last.part("best"), last.part("weight")
+    assert set(kept) == set(current)
+    assert any(not torch.equal(kept[key], current[key]) for key in kept)
+    exported = {key.replace(".default", ""): tensor for key, tensor in kept.items()}
+    assert {key: exported[key].shape for key in weights} == {key: weights[key].shape for key in weights}
+    assert all(torch.equal(exported[key], weights[key]) for key in weights)

@@ -46,6 +46,8 @@ def choices(**changes: Any) -> dict[str, str]:
         ({"data__chatTemplate": "x"}, "task chat only"),
         ({"method__type": "prefix", "output__merge": True}, "trains virtual tokens"),
         ({"task": "poetry"}, "instruction"),
+        ({"training__earlyStopping": {}}, "training.earlyStopping needs data.validation"),
+        ({"training__earlyStopping": {"patience": 0}}, "greater than or equal to 1"),
         ({"data__labels": ["a", "b"]}, "data.labels may be set for task classification only"),
         ({"task": "classification", "data__labels": ["a"]}, "two or more different names"),
         ({"task": "classification", "data__labels": ["a", "a"]}, "two or more different names"),

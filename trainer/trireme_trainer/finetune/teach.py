@@ -22,6 +22,7 @@ from trireme_trainer.finetune.batches import PackedRows
 from trireme_trainer.finetune.config import FineTuneConfig
 from trireme_trainer.finetune.evaluation import HeldOut
 from trireme_trainer.hf.models import with_adapter
+from trireme_trainer.hf.patience import Patience
 from trireme_trainer.hf.ranks import GroupRanks
 from trireme_trainer.hf.run import Evaluation, HFRun
 from trireme_trainer.hf.steering import StepTrainer, steered
@@ -38,6 +39,11 @@ class Teaching(HFRun):
     ) -> None:
         config = config.with_data(Path(inputs.dataset_directory))
         super().__init__(config, ranks, channel, place, inputs, *rest)
+
+    def make_patience(self) -> Patience | None:
+        """As the manifest says."""
+        stopping = self.config.spec.training.early_stopping
+        return None if stopping is None else Patience(stopping.patience, stopping.least_improvement)
 
     def make_trainer(
         self,
