@@ -48,7 +48,8 @@ def replica_memory(replica: Replica, plan: DataParallelPlan, micro_batch_size: i
     data, micro = plan.data, micro_batch_size or plan.micro_batch_size
     width, trained = WEIGHT_BYTES[replica.precision], replica.trainable
     frozen = replica.parameters - trained - replica.quantised
-    frozen_bytes = frozen * width + int(replica.quantised * QUANTISED_BYTES)
+    # What is not quantised of a base in 4 bits (norms, embeddings) peft takes to float32.
+    frozen_bytes = frozen * (4 if replica.quantised else width) + int(replica.quantised * QUANTISED_BYTES)
     if plan.zero_stage == 0:
         copies = width if replica.precision == "bf16" else 0
         weights, gradients, optimizer = trained * (4 + copies), trained * 4 * (2 if data > 1 else 1), trained * 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import peft
 import pytest
 import torch
 from finetune_harness import make_base, make_finetune_job, make_finetune_spec
-from gang_harness import Gang, S3Server, wait_for
+from gang_harness import BUCKET, Gang, S3Server, wait_for
 from safetensors.torch import load_file
 from test_finetuning import finish, losses
 from transformers import AutoModelForSequenceClassification
@@ -194,3 +195,24 @@ def test_a_run_that_no_longer_improves_stops_and_exports_its_best_weights(
     exported = {key.replace(".default", ""): tensor for key, tensor in kept.items()}
     assert {key: exported[key].shape for key in weights} == {key: weights[key].shape for key in weights}
     assert all(torch.equal(exported[key], weights[key]) for key in weights)
+
+
+@pytest.mark.long
+def test_a_corrupt_weight_file_in_the_store_fails_the_run_by_its_name(
+    make_gang: Callable[..., Gang], server: S3Server, base: Path, tmp_path: Path
+) -> None:
+    """Without a manifest nobody knows its digest: the first who reads it finds out."""
+    broken = server.bucket / "models" / "broken"
+    shutil.copytree(base, broken)
+    path = broken / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    server.settle()
+    examples = tmp_path / "train.jsonl"
+    write_examples(examples, "shutil.py")
+    spec = make_finetune_spec(base, examples, base={"uri": f"s3://{BUCKET}/models/broken"})
+    gang = make_gang(config=make_finetune_job(server, spec))
+    gang.start_all()
+    gang.form()
+    failure = gang.wait_state(AgentState.FAILED)[0].failure
+    assert failure is not None
+    assert "model.safetensors is corrupt" in failure.message

@@ -76,7 +76,7 @@ def test_without_zero_all_of_it_is_in_float32_and_an_adapter_needs_it_for_the_ad
 def test_a_model_of_65b_is_taught_on_48_gib_in_4_bits_and_not_in_16() -> None:
     """Dettmers et al. 2023 (QLoRA), abstract: 65B on one 48 GB GPU; all of it in 16 bits needs over 780 GB."""
     linear = LLAMA_65B.num_hidden_layers * (4 * 8192 * 8192 + 3 * 8192 * 22016)
-    adapter = 80 * 64 * (4 * 2 * 8192 + 3 * (8192 + 22016))
+    adapter = 80 * 8 * (4 * 2 * 8192 + 3 * (8192 + 22016))
     total = count_parameters(LLAMA_65B) + adapter
     lora = replica(LLAMA_65B, parameters=total, trainable=adapter, adapter=True)
     qlora = replica(LLAMA_65B, parameters=total, trainable=adapter, adapter=True, quantised=linear)
