@@ -126,6 +126,8 @@ class RLHFSpec(TrainingJobSpec):
         names = [reward.name for reward in self.rewards or ()]
         if len(set(names)) < len(names):
             raise ValueError("rewards: names must differ")
+        if self.method.type == "qlora":
+            raise ValueError("method.type qlora: a FineTuneJob teaches on a base in 4 bits; use lora here")
         if self.output.merge and self.method.type in PROMPT_METHODS:
             raise ValueError(f"output.merge: {self.method.type} trains virtual tokens, which are part of no weight")
         return self

@@ -8,7 +8,7 @@ from trireme.resources.base import Glob, IntOrAuto, RawObject, Strict
 from trireme.resources.kinds import Choice, SpecRule
 from trireme.resources.references import JobReference
 
-MethodType = Literal["full", "lora", "prefix", "promptTuning", "pTuning", "peft"]
+MethodType = Literal["full", "lora", "qlora", "prefix", "promptTuning", "pTuning", "peft"]
 PROMPT_METHODS = ("prefix", "promptTuning", "pTuning")
 
 
@@ -55,10 +55,10 @@ class Method(Strict):
 
     type: MethodType = Field(
         default="lora",
-        description="full: all weights. lora: low-rank adapters. prefix, promptTuning, pTuning: virtual tokens. "
-        "peft: any other method of the peft library.",
+        description="full: all weights. lora: low-rank adapters. qlora: the same on a base in 4 bits. prefix, "
+        "promptTuning, pTuning: virtual tokens. peft: any other method of the peft library.",
     )
-    lora: Lora = Field(default_factory=Lora, description="Of type lora.")
+    lora: Lora = Field(default_factory=Lora, description="Of types lora and qlora.")
     virtual_tokens: int | None = Field(
         default=None, ge=1, le=4096, description="Of types prefix, promptTuning and pTuning; 20 when left out."
     )
@@ -137,7 +137,9 @@ class TuningSchedule(Strict):
 class TuningTraining(Strict):
     """How the model is taught: at most one of steps and epochs."""
 
-    global_batch_size: int = Field(default=32, ge=1, le=1_048_576, description="Examples per step, over all ranks.")
+    global_batch_size: int = Field(
+        default=32, ge=1, le=1_048_576, description="Examples (of packed ones, rows) per step, over all ranks."
+    )
     steps: int | None = Field(default=None, ge=1, le=100_000_000, description="Optimizer steps of the whole run.")
     epochs: float | None = Field(
         default=None, gt=0, le=10_000, description="Passes over the examples; chosen when neither is set."
@@ -199,7 +201,7 @@ class Choices:
 
 def settle_method(method: Method, choose: Choices) -> Method:
     """The method with its rank, scale or number of virtual tokens filled in."""
-    if method.type == "lora":
+    if method.type in ("lora", "qlora"):
         lora = method.lora
         rank = lora.rank or choose("method.lora.rank", 8, "4 to 8 for one task, 8 and more for instruction tuning")
         alpha = lora.alpha or choose("method.lora.alpha", float(rank), "the rank: then only the learning rate is tuned")

@@ -6,6 +6,7 @@ from trireme.protocol import AgentState, Phase, ProposedResume, Report
 from trireme.resources.status import (
     DatasetStatus,
     GangPhase,
+    MemoryStatus,
     ParametersStatus,
     ProgressStatus,
     RejectedStatus,
@@ -290,6 +291,7 @@ def _record(s: Situation, report: Report, proposal: ProposedResume) -> Step:
         update={
             "dataset": DatasetStatus(**proposal.dataset.model_dump()),
             "parameters": ParametersStatus(**sizes.model_dump()) if (sizes := proposal.parameters) else None,
+            "memory": MemoryStatus(**memory.model_dump()) if (memory := proposal.memory) else None,
             "progress": _back_to(s, step),
             "checkpoint": verified,
             "restarts": progress.stamp(s.status.restarts, s.gang.attempt, **times),

@@ -116,7 +116,7 @@ def test_a_run_that_lost_a_rank_ends_as_one_that_did_not(
         expected, found = series(undisturbed), series(gang)
         assert set(expected) == set(found) == set(range(1, 31))
         assert max(abs(expected[step] - found[step]) for step in expected) < 1e-4
-    assert len(set(expected.values())) > 20
+    assert len(set(expected.values())) > 10
     assert ended.progress.metrics.keys() == report.progress.metrics.keys()
     for name, value in report.progress.metrics.items():
         assert ended.progress.metrics[name] == pytest.approx(value, abs=1e-3), name
