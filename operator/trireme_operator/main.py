@@ -5,7 +5,7 @@ import logging
 import signal
 from collections.abc import Sequence
 
-from trireme.resources import GROUP, VERSION, all_kinds
+from trireme.resources import GROUP, VERSION, job_kinds
 from trireme_operator import metrics, server
 from trireme_operator.agents import AgentClient
 from trireme_operator.apply.api import Api, ApiError, JsonObject, load_configuration, path_of
@@ -13,6 +13,7 @@ from trireme_operator.apply.events import EventRecorder
 from trireme_operator.apply.executor import Executor
 from trireme_operator.config import OperatorConfig
 from trireme_operator.decide import Kind, Policy
+from trireme_operator.jobs import JobController
 from trireme_operator.leader import Leader
 from trireme_operator.observe import watches
 from trireme_operator.observe.cache import Cache
@@ -30,7 +31,7 @@ class Operator:
     def __init__(self, config: OperatorConfig, api: Api, keys: Sequence[bytes]) -> None:
         self._config = config
         self._api = api
-        self._kinds: dict[str, Kind] = {info.kind: info for info in all_kinds()}
+        self._kinds: dict[str, Kind] = {info.kind: info for info in job_kinds()}
         self._queue = WorkQueue()
         self._agents = AgentClient(keys, config.poll_timeout_seconds, config.poll_concurrency)
         policy = Policy(default_image=config.trainer_image, exclude_after_failures=config.exclude_after_failures)
@@ -58,7 +59,14 @@ class Operator:
             self._saw_pod,
             self._world.obstacles,
         )
-        self._reconciler = Reconciler(self._world, self._queue, executor, self._poller, leading)
+        jobs = JobController(self._world, executor)
+        self._reconciler = Reconciler(
+            dict.fromkeys(self._kinds, jobs),
+            self._queue,
+            leading=leading,
+            synced=lambda: self._world.synced,
+            stalled=self._poller.stalled,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set. Raises what ended a part that must not end."""

@@ -1,7 +1,17 @@
 """Models of the four kinds; the CRDs are generated from them."""
 
 from trireme.resources.finetune import FINETUNE_JOB, FineTuneJob, FineTuneSpec
-from trireme.resources.kinds import GROUP, VERSION, KindInfo, SpecError, all_kinds, kind_named
+from trireme.resources.kinds import (
+    GROUP,
+    VERSION,
+    JobKind,
+    KindInfo,
+    SpecError,
+    all_kinds,
+    job_kind_named,
+    job_kinds,
+    kind_named,
+)
 from trireme.resources.pretrain import PRETRAIN_JOB, PretrainJob, PretrainSpec
 
 __all__ = [
@@ -11,10 +21,13 @@ __all__ = [
     "VERSION",
     "FineTuneJob",
     "FineTuneSpec",
+    "JobKind",
     "KindInfo",
     "PretrainJob",
     "PretrainSpec",
     "SpecError",
     "all_kinds",
+    "job_kind_named",
+    "job_kinds",
     "kind_named",
 ]

@@ -12,10 +12,10 @@ from gang_harness import BUCKET, S3Server
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trireme.protocol import JobConfig, JobIdentity, StoreConfig
-from trireme.resources import kind_named
+from trireme.resources import job_kind_named
 from trireme_trainer.data.tokenizer import train_tokenizer
 
-KIND = kind_named("FineTuneJob")
+KIND = job_kind_named("FineTuneJob")
 STDLIB = Path(json.__file__).parent.parent
 Spec = dict[str, Any]
 

@@ -10,7 +10,7 @@ from crd_evaluator import default_refusals
 from pydantic import Field
 from structural_checker import problems, walk
 
-from trireme.resources import KindInfo, all_kinds
+from trireme.resources import JobKind, KindInfo, all_kinds, job_kinds
 from trireme.resources.base import Strict
 from trireme.resources.crdgen import MAX_CRD_BYTES, crd, file_name, render
 from trireme.resources.schema import SchemaError, structural_schema
@@ -77,8 +77,8 @@ def test_print_columns_show_fields_of_their_type(info: KindInfo[Any]) -> None:
         assert shown == column.type, column.name
 
 
-@each_kind
-def test_columns_and_subresource_are_those_promised(info: KindInfo[Any]) -> None:
+@pytest.mark.parametrize("info", job_kinds(), ids=lambda info: info.kind)
+def test_columns_and_subresource_of_a_job_are_those_promised(info: JobKind[Any]) -> None:
     columns = version(info)["additionalPrinterColumns"]
     assert [c["name"].upper() for c in columns if not c.get("priority")] == [
         "STATE",

@@ -7,14 +7,14 @@ from typing import Any
 from gang_machine import SPEC
 
 from trireme.protocol import JobConfig
-from trireme.resources import kind_named
+from trireme.resources import job_kind_named
 from trireme.resources.common import MAX_JOB_NAME_LENGTH, RESERVED_MOUNT_PATHS
 from trireme.resources.status import Resolved
 from trireme_operator import build
 from trireme_operator.decide.model import to_time
 
 NAMES = build.Names(kind="PretrainJob", namespace="team", job="stdlib", uid="0123456789abcdef")
-KIND = kind_named("PretrainJob")
+KIND = job_kind_named("PretrainJob")
 KEY = b"k" * 32
 
 
