@@ -41,7 +41,7 @@ demo: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy api operator trainer local cli
+	$(BIN)/mypy api operator storage trainer serving local cli
 	$(BIN)/lint-imports
 
 # kubectl, for the tests alone: into .venv where the computer has none.

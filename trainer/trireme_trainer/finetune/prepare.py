@@ -10,10 +10,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trireme.checkpoints import parse_s3_uri
 from trireme.checkpoints.keys import MANIFEST_NAME
 from trireme.protocol import JobConfig, ProposedResume, Target
+from trireme_storage.fetch import Corrupt, read_manifest, verify_local
+from trireme_storage.store import ObjectStore, StoreError
 from trireme_trainer.agent.preparation import PreparationResult
-from trireme_trainer.checkpoint.fetch import Corrupt, read_manifest, verify_local
 from trireme_trainer.checkpoint.proposal import Expected, ResumeFinder
-from trireme_trainer.checkpoint.store import ObjectStore, StoreError
 from trireme_trainer.data.dataset import DatasetIndex
 from trireme_trainer.data.errors import TokenizerUnusable
 from trireme_trainer.data.example_files import ExamplePreparation
