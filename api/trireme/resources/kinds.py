@@ -176,9 +176,10 @@ def _immutable(schema: Schema, mutable: tuple[str, ...], parent: str = "") -> It
 def all_kinds() -> tuple[KindInfo[Any], ...]:
     """Every kind that can be served."""
     from trireme.resources.finetune import FINETUNE_JOB
+    from trireme.resources.inference import INFERENCE_SERVICE
     from trireme.resources.pretrain import PRETRAIN_JOB
 
-    return (PRETRAIN_JOB, FINETUNE_JOB)
+    return (PRETRAIN_JOB, FINETUNE_JOB, INFERENCE_SERVICE)
 
 
 def job_kinds() -> tuple[JobKind[Any], ...]:

@@ -394,7 +394,12 @@ class Teaching:
             "datasetDigest": self._dataset_digest,
             "began": self._run.began(),
             "layout": {"data": self._config.plan.data},
-            "state": {**self._extra_state(), "totalSteps": self._total, "training": self._config.record},
+            "state": {
+                **self._extra_state(),
+                "totalSteps": self._total,
+                "training": self._config.record,
+                "base": {"uri": self._config.base.uri, "digest": self._config.base.digest},
+            },
         }
 
     def _read_checkpoint(self, directory: Path) -> None:
