@@ -99,10 +99,14 @@ class AdapterKeeper:
         self._refused[source] = (time.monotonic(), refusal)
 
     def _described(self, listed: dict[str, str], served_name: str) -> list[LoadedAdapter]:
-        places = {str(adapter.directory): files.source for files, adapter in self._here.values()}
+        known = {(s.name, str(adapter.directory)): (s, files) for s, (files, adapter) in self._here.items()}
         found = []
         for name, root in sorted(listed.items()):
-            if name != served_name:
-                source = places.get(root, ModelSource(uri=root))
-                found.append(LoadedAdapter(name=name, uri=source.uri, digest=source.digest or ""))
+            if name == served_name:
+                continue
+            if (entry := known.get((name, root))) is None:
+                found.append(LoadedAdapter(name=name, uri=root))
+                continue
+            source, files = entry
+            found.append(LoadedAdapter(name=name, id=source.id, uri=source.uri, digest=files.source.digest or ""))
         return found

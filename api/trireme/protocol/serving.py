@@ -34,6 +34,7 @@ class AdapterSource(ModelSource):
     """An adapter that is served under a name of its own."""
 
     name: str
+    id: str = Field(description="Of all that is said of it here, to tell one version of a name from another.")
     base: str | None = Field(
         default=None, description="What the adapter's own config calls the served model, where that is not its URI."
     )
@@ -92,6 +93,7 @@ class LoadedAdapter(WireModel):
     """An adapter as the engine itself lists it."""
 
     name: str
+    id: str = Field(default="", description="As it was given; empty of what nobody asked for.")
     uri: str
     digest: str = ""
 
