@@ -74,7 +74,7 @@ class Operator:
         return self._world.synced and self._services.world.synced
 
     def _keys(self) -> list[JobKey]:
-        return [*self._world.job_keys(), *self._services.world.keys()]
+        return [*self._world.job_keys(), *self._services.world.service_keys()]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set. Raises what ended a part that must not end."""

@@ -101,13 +101,15 @@ def adapters_loaded(status: ServiceStatus, observed: ObservedService, wanted: Wa
     if not answering:
         return "Unknown", "NoReplicaReady", "no replica answers"
     asked = {adapter.id for adapter in wanted.adapters}
-    has = {
-        name: {a.id for a in r.adapters} if (r := observed.reports.get(uid)) else None for name, uid in by_name.items()
-    }
-    behind = [pod.name for pod in answering if has.get(pod.name) != asked]
+    behind = [pod.name for pod in answering if _adapter_ids(observed, by_name.get(pod.name, "")) != asked]
     if behind:
         return "False", "Loading", f"not yet as wanted on {', '.join(behind)}"
     return "True", "Loaded", f"{len(asked)} on each of {len(answering)} replicas"
+
+
+def _adapter_ids(observed: ObservedService, pod_uid: str) -> set[str] | None:
+    report = observed.reports.get(pod_uid)
+    return None if report is None else {adapter.id for adapter in report.adapters}
 
 
 def ready(status: ServiceStatus, observed: ObservedService, wanted: Wanted) -> Finding:
@@ -166,10 +168,8 @@ def _why(observed: ObservedService, pod: ServingPod) -> tuple[str, str]:
 
 def state(status: ServiceStatus, wanted: Wanted) -> ServiceState:
     """The one word of an accepted service."""
-    model, loaded = (
-        status.condition(ServiceCondition.MODEL_AVAILABLE),
-        status.condition(ServiceCondition.ADAPTERS_LOADED),
-    )
+    model = status.condition(ServiceCondition.MODEL_AVAILABLE)
+    loaded = status.condition(ServiceCondition.ADAPTERS_LOADED)
     answer = status.condition(ServiceCondition.READY)
     assert model is not None
     assert loaded is not None

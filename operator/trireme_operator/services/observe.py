@@ -142,7 +142,7 @@ class ServiceWorld:
         """Whether everything was listed once."""
         return self.services.synced and self.deployments.synced and self.endpoints.synced
 
-    def keys(self) -> list[JobKey]:
+    def service_keys(self) -> list[JobKey]:
         """All services."""
         return [JobKey(KIND, raw["metadata"].get("namespace", ""), raw["metadata"]["name"]) for raw in self.services]
 
@@ -222,7 +222,7 @@ class ReplicaPoller:
 
     async def _round(self, session: aiohttp.ClientSession) -> None:
         tasks, present = [], set()
-        for key in self._world.keys():
+        for key in self._world.service_keys():
             raw = self._world.services.get(key.namespace, key.name)
             if raw is None:
                 continue
