@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from trireme.planning.data_parallel import DataParallelPlan, plan_data_parallel
 from trireme.resources.base import Strict
 from trireme.resources.common import TrainingJobSpec, placement
-from trireme.resources.kinds import Choice, KindInfo, SpecRule
+from trireme.resources.kinds import Choice, JobKind, SpecRule
 from trireme.resources.references import References
 from trireme.resources.rules import JOB_COLUMNS, JOB_MUTABLE, JOB_RULES
 from trireme.resources.status import JobStatus
@@ -190,7 +190,7 @@ class FineTuneJob(Strict):
     status: JobStatus | None = None
 
 
-FINETUNE_JOB = KindInfo(
+FINETUNE_JOB = JobKind(
     kind="FineTuneJob",
     plural="finetunejobs",
     singular="finetunejob",

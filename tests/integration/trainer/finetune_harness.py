@@ -13,11 +13,11 @@ from gang_harness import BUCKET, Gang, S3Server
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trireme.protocol import AgentState, JobConfig, JobIdentity, StoreConfig
-from trireme.resources import kind_named
-from trireme.resources.kinds import KindInfo
+from trireme.resources import job_kind_named
+from trireme.resources.kinds import JobKind
 from trireme_trainer.data.tokenizer import train_tokenizer
 
-KIND = kind_named("FineTuneJob")
+KIND = job_kind_named("FineTuneJob")
 STDLIB = Path(json.__file__).parent.parent
 Spec = dict[str, Any]
 
@@ -78,7 +78,7 @@ def make_finetune_job(server: S3Server, raw: Spec, name: str = "job") -> JobConf
     return make_kind_job(KIND, server, raw, name)
 
 
-def make_kind_job(kind: KindInfo[Any], server: S3Server, raw: Spec, name: str = "job") -> JobConfig:
+def make_kind_job(kind: JobKind[Any], server: S3Server, raw: Spec, name: str = "job") -> JobConfig:
     """What the pods are told, as the operator settles and plans it."""
     spec, _ = kind.settle(kind.parse(raw))
     return JobConfig(

@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from stdlib_examples import write_comparisons, write_prompts
 from trireme.protocol import AgentState
-from trireme.resources import kind_named
+from trireme.resources import job_kind_named
 
-KIND = kind_named("RLHFJob")
+KIND = job_kind_named("RLHFJob")
 LEARNED, HELD_OUT = ("argparse.py", "shutil.py", "tarfile.py"), ("textwrap.py", "string.py", "calendar.py")
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from trireme.checkpoints import ShardFile
 from trireme.protocol import StoreConfig
-from trireme_trainer.checkpoint.store import hash_file
+from trireme_storage.store import hash_file
 from trireme_trainer.data.classes import Classes
 from trireme_trainer.data.dataset import INDEX_NAME, TOKENIZER_DIRECTORY, DatasetIndex, SourceIndex
 from trireme_trainer.data.errors import DataEmpty, DataUnreadable
