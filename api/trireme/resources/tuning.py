@@ -80,8 +80,10 @@ class ExampleSource(Strict):
     uri: str = Field(
         min_length=2,
         max_length=1024,
-        pattern=r"^(s3://[a-z0-9]|file:///|/).*$",
-        description="s3://bucket/prefix, or the path of a file or folder on a mounted volume (file:///path or /path).",
+        pattern=r"^((s3://[a-z0-9]|file:///|/).*|python://stdlib)$",
+        description="s3://bucket/prefix, the path of a file or folder on a mounted volume (file:///path or /path), or "
+        "python://stdlib: for trying things out, records (name, signature, docstring, other, source) of the documented "
+        "functions of the standard library in the trainer image; other is another function's docstring.",
     )
     weight: float = Field(
         default=1.0, gt=0, le=1e6, description="Share of examples drawn from this source, relative to the others'."
