@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# vLLM pins a transformers and much else of its own, so what serves has a venv and a lock of its own.
+SERVING_VENV := .venv-serving
 # pip's find-links setting, of its variable or its files, reaches uv, so that a local CPU wheel of torch is used where one
 # is offered; pip separates several links by blanks, uv by commas.
 # Elsewhere set UV_TORCH_BACKEND=cpu to take the CPU build from PyTorch's index instead of the CUDA one.
@@ -12,7 +14,7 @@ WITH_LINKS = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(echo $${PIP_FIND_LINKS:-$(PIP_F
 UV = $(WITH_LINKS) $(BIN)/uv
 export UV_LINK_MODE ?= copy
 
-.PHONY: setup lock demo test test-tools test-long test-all lint crds clean
+.PHONY: setup setup-serving lock demo test test-tools test-long test-all lint crds clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -25,11 +27,24 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps -e .
 	touch $@
 
+setup-serving: $(SERVING_VENV)/.installed
+
+# The lock is whole, and must stay without what serving/overrides.txt leaves out: hence --no-deps.
+$(SERVING_VENV)/.installed: requirements-serving.lock pyproject.toml | setup
+	test -x $(SERVING_VENV)/bin/python || $(PYTHON) -m venv --without-pip --clear $(SERVING_VENV)
+	$(UV) pip install --quiet --python $(SERVING_VENV)/bin/python --no-deps -r requirements-serving.lock
+	$(UV) pip install --quiet --python $(SERVING_VENV)/bin/python --no-deps -e .
+	touch $@
+
 # The lock holds no index URLs; torch is pinned by version only, so that any build of it fits.
 lock:
 	$(UV) pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-annotate \
 	    --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
 	$(BIN)/python scripts/clean_lock.py requirements.lock
+	$(UV) pip compile pyproject.toml serving/requirements.in --extra serving --override serving/overrides.txt \
+	    --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --quiet \
+	    -o requirements-serving.lock
+	$(BIN)/python scripts/clean_lock.py requirements-serving.lock
 
 crds: setup
 	$(BIN)/python -m trireme.resources.crdgen --out crds
@@ -41,7 +56,7 @@ demo: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy api operator trainer local cli
+	$(BIN)/mypy api operator storage trainer serving local cli
 	$(BIN)/lint-imports
 
 # kubectl, for the tests alone: into .venv where the computer has none.
@@ -52,7 +67,7 @@ test-tools: setup
 test: lint test-tools
 	$(BIN)/pytest -m "not long"
 
-test-long: test-tools
+test-long: test-tools setup-serving
 	$(WITH_LINKS) $(BIN)/pytest -m long
 
 test-all: test test-long

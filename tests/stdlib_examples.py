@@ -30,10 +30,12 @@ def write_examples(path: Path, *modules: str) -> int:
     return len(lines)
 
 
-def write_comparisons(path: Path, *modules: str) -> int:
-    """Comparison records: a signature, its own docstring preferred to another function's; how many."""
+def write_comparisons(path: Path, *modules: str, shouted: bool = False) -> int:
+    """Comparison records: a signature, its own docstring preferred to another function's, or to itself in capitals
+    (`shouted`), which a model learns to tell in seconds; how many.
+    """
     found = [(signature, re.sub(r"\s+", " ", doc)) for signature, doc in functions(*modules)]
-    others = [doc for _, doc in found[1:]] + [found[0][1]]
+    others = [doc.upper() for _, doc in found] if shouted else [doc for _, doc in [*found[1:], found[0]]]
     lines = [
         json.dumps({"prompt": f"{signature}\n", "chosen": doc, "rejected": other})
         for (signature, doc), other in zip(found, others, strict=True)

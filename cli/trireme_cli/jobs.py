@@ -4,21 +4,22 @@ import base64
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from trireme.protocol import Report
+from trireme.resources import GROUP, KindInfo, all_kinds, job_kinds
 from trireme.resources.status import JobStatus
 from trireme_cli.cluster import Cluster, ClusterError, ResourceType
 
-GROUP = "trireme.dev"
 # Pods are asked on the route that the operator takes, never through a proxy.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
-class Job:
-    """One job of any kind."""
+class Resource:
+    """One object of any of Trireme's kinds."""
 
     type: ResourceType
     raw: dict[str, Any]
@@ -35,35 +36,49 @@ class Job:
     def uid(self) -> str:
         return str(self.raw["metadata"]["uid"])
 
+
+@dataclass(frozen=True)
+class Job(Resource):
+    """One job of any kind."""
+
     @property
     def status(self) -> JobStatus:
         return JobStatus.model_validate(self.raw.get("status") or {})
 
 
-def get_job(cluster: Cluster, resource: ResourceType, name: str, namespace: str) -> Job | None:
-    """A job of one kind; None when there is none of this name. Raises ClusterError."""
+def get_resource(cluster: Cluster, resource: ResourceType, name: str, namespace: str) -> Resource | None:
+    """An object of one kind; None when there is none of this name. Raises ClusterError."""
     try:
-        return Job(resource, cluster.request("GET", resource.path(namespace, name)))
+        return Resource(resource, cluster.request("GET", resource.path(namespace, name)))
     except ClusterError as error:
         if error.status != 404:
             raise
         return None
 
 
-def find_job(cluster: Cluster, name: str, namespace: str) -> Job:
-    """The job of this name, whatever its kind. Raises ClusterError when there is none, or more than one."""
+def find_resource(
+    cluster: Cluster, name: str, namespace: str, kinds: Iterable[KindInfo[Any]] | None = None
+) -> Resource:
+    """The object of this name, of whichever of the kinds. Raises ClusterError when there is none, or more than one."""
+    wanted = {info.plural for info in (all_kinds() if kinds is None else kinds)}
     found = []
     for resource in cluster.types():
-        if resource.group != GROUP:
+        if resource.group != GROUP or resource.plural not in wanted:
             continue
-        if (job := get_job(cluster, resource, name, namespace)) is not None:
-            found.append(job)
+        if (one := get_resource(cluster, resource, name, namespace)) is not None:
+            found.append(one)
     if not found:
-        raise ClusterError(404, f"no Trireme job {name!r} in namespace {namespace!r}", "NotFound")
+        raise ClusterError(404, f"no Trireme resource {name!r} in namespace {namespace!r}", "NotFound")
     if len(found) > 1:
-        kinds = ", ".join(f"{j.type.singular}/{j.name}" for j in found)
-        raise ClusterError(409, f"{name!r} is ambiguous: {kinds}", "Conflict")
+        among = ", ".join(f"{one.type.singular}/{one.name}" for one in found)
+        raise ClusterError(409, f"{name!r} is ambiguous: {among}", "Conflict")
     return found[0]
+
+
+def find_job(cluster: Cluster, name: str, namespace: str) -> Job:
+    """The job of this name, whatever its kind. Raises ClusterError when there is none, or more than one."""
+    found = find_resource(cluster, name, namespace, job_kinds())
+    return Job(found.type, found.raw)
 
 
 def read_secret(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:

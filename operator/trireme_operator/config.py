@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_IMAGE = "ghcr.io/trireme-dev/trireme-trainer:latest"
+DEFAULT_SERVING_IMAGE = "ghcr.io/trireme-dev/trireme-serving:latest"
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class OperatorConfig:
     namespaces: tuple[str, ...]  # empty: the whole cluster
     kubeconfig: str | None
     trainer_image: str
+    serving_image: str
     key_file: Path
     in_cluster: bool  # the process runs in a pod
     http_host: str
@@ -81,7 +83,7 @@ class OperatorConfig:
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="trireme-operator",
-        description="Runs training jobs on Kubernetes.",
+        description="Runs training jobs and inference services on Kubernetes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
 
@@ -95,6 +97,8 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     add("namespaces", "", "comma-separated namespaces to serve; empty: all")
     add("kubeconfig", None, "kubeconfig to use outside a cluster; KUBECONFIG and the pod's own account otherwise")
     add("trainer-image", environ.get("TRIREME_TRAINER_IMAGE", DEFAULT_IMAGE), "image of jobs that name none")
+    serving_image = environ.get("TRIREME_SERVING_IMAGE", DEFAULT_SERVING_IMAGE)
+    add("serving-image", serving_image, "image of services that name none")
     add("key-file", "/etc/trireme-operator/key", "file with the keys, one a line, that job tokens are derived from")
     add("http-host", "0.0.0.0", "address of /metrics, /healthz and /readyz")
     add("http-port", 8080, "port of /metrics, /healthz and /readyz; 0 takes any", int)

@@ -5,7 +5,7 @@ import logging
 import signal
 from collections.abc import Sequence
 
-from trireme.resources import GROUP, VERSION, all_kinds
+from trireme.resources import GROUP, INFERENCE_SERVICE, VERSION, all_kinds, job_kinds
 from trireme_operator import metrics, server
 from trireme_operator.agents import AgentClient
 from trireme_operator.apply.api import Api, ApiError, JsonObject, load_configuration, path_of
@@ -13,6 +13,7 @@ from trireme_operator.apply.events import EventRecorder
 from trireme_operator.apply.executor import Executor
 from trireme_operator.config import OperatorConfig
 from trireme_operator.decide import Kind, Policy
+from trireme_operator.jobs import JobController
 from trireme_operator.leader import Leader
 from trireme_operator.observe import watches
 from trireme_operator.observe.cache import Cache
@@ -20,6 +21,7 @@ from trireme_operator.observe.poller import Poller
 from trireme_operator.observe.queue import JobKey, WorkQueue
 from trireme_operator.observe.world import World
 from trireme_operator.reconcile import Reconciler
+from trireme_operator.services.parts import ServiceParts
 
 log = logging.getLogger("trireme_operator")
 
@@ -30,7 +32,7 @@ class Operator:
     def __init__(self, config: OperatorConfig, api: Api, keys: Sequence[bytes]) -> None:
         self._config = config
         self._api = api
-        self._kinds: dict[str, Kind] = {info.kind: info for info in all_kinds()}
+        self._kinds: dict[str, Kind] = {info.kind: info for info in job_kinds()}
         self._queue = WorkQueue()
         self._agents = AgentClient(keys, config.poll_timeout_seconds, config.poll_concurrency)
         policy = Policy(default_image=config.trainer_image, exclude_after_failures=config.exclude_after_failures)
@@ -58,13 +60,27 @@ class Operator:
             self._saw_pod,
             self._world.obstacles,
         )
-        self._reconciler = Reconciler(self._world, self._queue, executor, self._poller, leading)
+        jobs = JobController(self._world, executor)
+        self._services = ServiceParts(config, api, self._world, self._queue, leading)
+        self._reconciler = Reconciler(
+            {**dict.fromkeys(self._kinds, jobs), INFERENCE_SERVICE.kind: self._services.controller},
+            self._queue,
+            leading=leading,
+            synced=self._synced,
+            stalled=self._poller.stalled,
+        )
+
+    def _synced(self) -> bool:
+        return self._world.synced and self._services.world.synced
+
+    def _keys(self) -> list[JobKey]:
+        return [*self._world.job_keys(), *self._services.world.service_keys()]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set. Raises what ended a part that must not end."""
         await self._agents.open()
         runner, port = await server.serve(
-            self._config.http_host, self._config.http_port, self._leader.healthy, lambda: self._world.synced
+            self._config.http_host, self._config.http_port, self._leader.healthy, self._synced
         )
         log.info("metrics and probes on port %d", port)
         tasks: list[asyncio.Task[None]] = []
@@ -76,6 +92,7 @@ class Operator:
                 "resync": self._resync(),
                 "leader": self._leader.run(),
                 "poller": self._poller.run(),
+                "replicas": self._services.poller.run(),
                 "reconciler": self._reconciler.run(self._config.workers),
             }
             tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
@@ -93,10 +110,10 @@ class Operator:
             await self._agents.close()
 
     def _start_leading(self) -> None:
-        """What agents said before is old; every job is looked at."""
+        """What agents said before is old; every job and service is looked at."""
         self._agents.forget_all()
         self._world.begin_leading()
-        for key in self._world.job_keys():
+        for key in self._keys():
             self._queue.add(key)
 
     def _stop_leading(self) -> None:
@@ -106,7 +123,7 @@ class Operator:
 
     async def _wait_for_kinds(self, stop: asyncio.Event) -> None:
         """Watches can only be opened once the CRDs are served."""
-        wanted = {kind.plural for kind in self._kinds.values()}
+        wanted = {kind.plural for kind in all_kinds()}
         while not stop.is_set():
             try:
                 served = await self._api.get(f"/apis/{GROUP}/{VERSION}")
@@ -137,6 +154,7 @@ class Operator:
             watches.job_resource(kind.plural): watches.feed(self._world.jobs[name], self._job_changed)
             for name, kind in self._kinds.items()
         }
+        handlers |= self._services.handlers()
         handlers[("", "v1", "pods")] = watches.feed(self._world.pods, self._pod_changed)
         if self._world.nodes is not None:
             handlers[("", "v1", "nodes")] = watches.feed(self._world.nodes, self._node_changed)
@@ -147,7 +165,7 @@ class Operator:
         self._queue.add(JobKey(raw["kind"], metadata.get("namespace", ""), metadata["name"]))
 
     def _pod_changed(self, raw: JsonObject) -> None:
-        key = self._world.job_of_pod(raw)
+        key = self._world.job_of_pod(raw) or self._services.world.key_of(raw)
         if key is not None:
             self._queue.add(key)
 
@@ -172,8 +190,9 @@ class Operator:
                 await self._relist(self._world.pods, "", "v1", "pods")
                 if self._world.nodes is not None:
                     await self._relist(self._world.nodes, "", "v1", "nodes", namespaced=False)
+                await self._services.relist(self._relist)
                 self._world.forget_gone()
-                present = self._world.job_keys()
+                present = self._keys()
                 # Also those whose deletion was missed: a pass over what is gone removes its metrics.
                 for key in {*present, *known}:
                     self._queue.add(key)
@@ -184,13 +203,22 @@ class Operator:
                 await asyncio.sleep(2.0)
 
     async def _relist(
-        self, cache: Cache, group: str, version: str, plural: str, *, namespaced: bool = True, kind: str | None = None
+        self,
+        cache: Cache,
+        group: str,
+        version: str,
+        plural: str,
+        *,
+        namespaced: bool = True,
+        kind: str | None = None,
+        labelled: str | None = None,
     ) -> None:
+        query = (("labelSelector", labelled),) if labelled else ()
         before = cache.uids()
         found: list[JsonObject] = []
         namespaces = list(self._config.namespaces) if namespaced and self._config.namespaces else [None]
         for namespace in namespaces:
-            found += await self._api.list_all(path_of(group, version, plural, namespace))
+            found += await self._api.list_all(path_of(group, version, plural, namespace), query=query)
         if kind is not None:
             # Items of a list may come without their kind.
             found = [{"apiVersion": f"{group}/{version}", "kind": kind, **raw} for raw in found]

@@ -39,9 +39,16 @@ JOB_SECONDS = Gauge(
     ["kind", "namespace", "name", "category"],
     registry=REGISTRY,
 )
+SERVICE_STATE = Gauge(
+    "trireme_service_state", "1 for the state that a service is in.", ["namespace", "name", "state"], registry=REGISTRY
+)
+SERVICE_READY_REPLICAS = Gauge(
+    "trireme_service_ready_replicas", "Replicas that a service leads to.", ["namespace", "name"], registry=REGISTRY
+)
 
 
 def clear_jobs() -> None:
-    """Remove all that is said of jobs: it is the leader's to say."""
-    for gauge in (JOB_STATE, JOB_ATTEMPT, JOB_STEP, JOB_RESTARTS, JOB_SECONDS):
+    """Remove all that is said of jobs and services: it is the leader's to say."""
+    jobs = (JOB_STATE, JOB_ATTEMPT, JOB_STEP, JOB_RESTARTS, JOB_SECONDS)
+    for gauge in (*jobs, SERVICE_STATE, SERVICE_READY_REPLICAS):
         gauge.clear()

@@ -1,19 +1,16 @@
-"""The loop: a key from the queue, observe, decide, apply."""
+"""The loop: a key from the queue, and the pass of its kind's controller: observe, decide, apply."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
-from trireme.resources.status import Category, JobState
 from trireme_operator import metrics
 from trireme_operator.apply.api import ApiError
-from trireme_operator.apply.executor import Executor, NotLeading, Stale
-from trireme_operator.decide import Decision, JobView, decide
-from trireme_operator.observe.poller import Poller
+from trireme_operator.apply.executor import NotLeading, Stale
 from trireme_operator.observe.queue import JobKey, WorkQueue
 from trireme_operator.observe.views import UnreadableStatus
-from trireme_operator.observe.world import World
 
 log = logging.getLogger(__name__)
 
@@ -21,17 +18,33 @@ MAX_BACKOFF_SECONDS = 30.0
 STALE_RETRY_SECONDS = 0.2
 
 
+class Controller(Protocol):
+    """Who looks after the objects of a kind."""
+
+    async def reconcile(self, key: JobKey) -> float | None:
+        """One pass; returns after how many seconds the next is due, None when only a change can call for one.
+
+        Raises NotLeading, Stale, ApiError or UnreadableStatus.
+        """
+
+
 class Reconciler:
-    """Workers that take keys from the queue."""
+    """Workers that take keys from the queue and hand each to the controller of its kind."""
 
     def __init__(
-        self, world: World, queue: WorkQueue, executor: Executor, poller: Poller, leading: Callable[[], bool]
+        self,
+        controllers: Mapping[str, Controller],
+        queue: WorkQueue,
+        *,
+        leading: Callable[[], bool],
+        synced: Callable[[], bool],
+        stalled: Callable[[], bool],
     ) -> None:
-        self._world = world
+        self._controllers = controllers
         self._queue = queue
-        self._executor = executor
-        self._poller = poller
         self._leading = leading
+        self._synced = synced  # whether everything was listed once
+        self._stalled = stalled  # whether this process has not run for a while
         self._failures: dict[JobKey, int] = {}
 
     async def run(self, workers: int) -> None:
@@ -47,14 +60,14 @@ class Reconciler:
                 self._queue.done(key)
 
     async def _one(self, key: JobKey) -> None:
-        if not self._leading() or not self._world.synced:
+        if not self._leading() or not self._synced():
             return  # everything is queued again when leadership begins
-        if self._poller.stalled():
+        if self._stalled():
             self._queue.add(key, 0.5)
             return
         began = time.monotonic()
         try:
-            delay = await self._pass(key)
+            delay = await self._controllers[key.kind].reconcile(key)
         except NotLeading:
             return
         except Stale as error:
@@ -80,47 +93,3 @@ class Reconciler:
         self._queue.hold_back(key, delay)
         log.warning("%s %s/%s, next try in %.1f s: %s", key.kind, key.namespace, key.name, delay, error)
         return delay
-
-    async def _pass(self, key: JobKey) -> float | None:
-        """One pass; returns after how many seconds the next is due, None when only a change can call for one."""
-        observed, raw = self._world.observe(key), self._world.raw_job(key)
-        if observed is None or raw is None:
-            forget(key)
-            return None
-        kind = self._world.kinds[key.kind]
-        decision: Decision = decide(observed, kind)
-        publish(observed.job)
-        await self._executor.execute(observed, raw, kind, decision)
-        return decision.requeue_seconds
-
-
-def publish(job: JobView) -> None:
-    """A job's state as metrics."""
-    labels, status = (job.kind, job.namespace, job.name), job.status
-    for state in JobState:
-        metrics.JOB_STATE.labels(*labels, state.value).set(1.0 if state == status.state else 0.0)
-    metrics.JOB_ATTEMPT.labels(*labels).set(status.gang.attempt)
-    if status.progress is not None:
-        metrics.JOB_STEP.labels(*labels).set(status.progress.step)
-    for entry in status.restarts.by_cause:
-        metrics.JOB_RESTARTS.labels(*labels, entry.cause).set(entry.count)
-    for name, seconds in status.time.seconds.model_dump(by_alias=True).items():
-        extra = 0.0
-        if status.time.open is not None and status.time.open.category.value == name:
-            extra = max(0.0, time.time() - status.time.open.since.timestamp())
-        metrics.JOB_SECONDS.labels(*labels, name).set(seconds + extra)
-
-
-def forget(key: JobKey) -> None:
-    """Remove the metrics of a job that is gone."""
-    labels = (key.kind, key.namespace, key.name)
-    causes = [sample.labels["cause"] for m in metrics.JOB_RESTARTS.collect() for sample in m.samples]
-    for gauge, values in (
-        (metrics.JOB_STATE, [state.value for state in JobState]),
-        (metrics.JOB_SECONDS, [category.value for category in Category]),
-        (metrics.JOB_RESTARTS, sorted(set(causes))),
-    ):
-        for value in values:
-            gauge.remove_by_labels(dict(zip(gauge._labelnames, (*labels, value), strict=True)))
-    for plain in (metrics.JOB_ATTEMPT, metrics.JOB_STEP):
-        plain.remove_by_labels(dict(zip(plain._labelnames, labels, strict=True)))

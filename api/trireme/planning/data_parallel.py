@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from trireme.planning.hardware import AcceleratorKind
+from trireme.planning.hardware import HARDWARE, AcceleratorKind
+from trireme.planning.layouts import check_precision
 from trireme.planning.types import AxisSize, PlanError
 from trireme.protocol.base import WireModel
 
@@ -19,6 +20,7 @@ class DataParallelPlan(WireModel):
     zero_stage: int = Field(ge=0, le=3, description="What ranks share out (Rajbhandari et al. 2020).")
     engine: str = Field(description="ddp, or deepspeed where something is shared out.")
     accelerator: AcceleratorKind
+    device_memory_bytes: int | None = Field(default=None, description="Of one rank; absent: not limited.")
 
 
 def plan_data_parallel(
@@ -28,8 +30,18 @@ def plan_data_parallel(
     micro_batch_size: AxisSize,
     zero_stage: int,
     accelerator: AcceleratorKind,
+    precision: str = "fp32",
+    quantised: bool = False,
+    device_memory_bytes: int | None = None,
 ) -> DataParallelPlan:
-    """Cut the batch up. Raises PlanError with the numbers when it cannot be shared out evenly."""
+    """Cut the batch up. `device_memory_bytes`: where it differs from the hardware table's; `quantised`: the base is
+    held in 4 bits.
+
+    Raises PlanError with the numbers when the batch cannot be shared out evenly or the devices cannot compute so.
+    """
+    check_precision(accelerator, precision)
+    if quantised:
+        _check_quantised(accelerator, zero_stage)
     if global_batch_size % world_size:
         raise PlanError(
             "BatchNotDivisible",
@@ -54,4 +66,20 @@ def plan_data_parallel(
         zero_stage=zero_stage,
         engine="deepspeed" if zero_stage else "ddp",
         accelerator=accelerator,
+        device_memory_bytes=device_memory_bytes or HARDWARE[accelerator].memory_bytes,
     )
+
+
+def _check_quantised(accelerator: AcceleratorKind, zero_stage: int) -> None:
+    if accelerator == "cpu":
+        raise PlanError(
+            "CannotQuantise",
+            "method.type",
+            "qlora holds the base in 4 bits by kernels of CUDA devices, and workers.accelerator.kind is cpu; use lora",
+        )
+    if zero_stage == 3:
+        raise PlanError(
+            "CannotQuantise",
+            "training.zeroStage",
+            "stage 3 shares out weights, and those of qlora's base are packed in 4 bits; use stage 2 or less",
+        )

@@ -1,6 +1,6 @@
 """Legal layouts: what divides what. A layout that is not listed here cannot be trained."""
 
-from trireme.planning.hardware import HARDWARE
+from trireme.planning.hardware import HARDWARE, AcceleratorKind
 from trireme.planning.memory import Layout, Recompute
 from trireme.planning.shape import LlamaShape
 from trireme.planning.types import PlanError, PlanRequest
@@ -28,15 +28,15 @@ def check_supported(request: PlanRequest) -> None:
         )
 
 
-def check_precision(request: PlanRequest) -> None:
+def check_precision(accelerator: AcceleratorKind, precision: str) -> None:
     """Raise PlanError PrecisionNotAvailable where the device has no units for it."""
-    hardware = HARDWARE[request.accelerator]
+    hardware = HARDWARE[accelerator]
     on_device = hardware.memory_bytes is not None
-    if on_device and hardware.peak_tflops(request.precision) is None:
+    if on_device and hardware.peak_tflops(precision) is None:
         raise PlanError(
             "PrecisionNotAvailable",
             "training.precision",
-            f"{request.accelerator} does not compute in {request.precision}; use fp32 "
+            f"{accelerator} does not compute in {precision}; use fp32 "
             f"({hardware.fp32_tflops} TFLOP/s) or another accelerator",
         )
 
@@ -107,7 +107,7 @@ def _mismatch(request: PlanRequest, tensors: list[int], pipelines: list[int]) ->
 def layouts(request: PlanRequest) -> list[Layout]:
     """All legal layouts with micro-batch and recomputation. Raises PlanError."""
     check_supported(request)
-    check_precision(request)
+    check_precision(request.accelerator, request.precision)
     longest = request.model.max_position_embeddings
     if longest is not None and request.sequence_length > longest:
         raise PlanError(

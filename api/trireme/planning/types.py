@@ -7,6 +7,9 @@ from pydantic import Field
 from trireme.planning.hardware import AcceleratorKind
 from trireme.planning.shape import LlamaShape
 from trireme.protocol.base import WireModel
+from trireme.protocol.memory import DeviceMemory
+
+__all__ = ["AxisSize", "DeviceMemory", "Plan", "PlanError", "PlanRequest"]
 
 AxisSize = int | Literal["auto"]
 
@@ -46,21 +49,6 @@ class PlanRequest(WireModel):
     def world_size(self) -> int:
         """Ranks of the whole job."""
         return self.nodes * self.devices_per_node
-
-
-class DeviceMemory(WireModel):
-    """Bytes on the fullest device, by part."""
-
-    weights_bytes: int
-    gradients_bytes: int
-    optimizer_bytes: int
-    activations_bytes: int
-    logits_bytes: int
-    overhead_bytes: int = Field(description="Context, communication buffers, fragmentation.")
-    total_bytes: int
-    available_bytes: int | None = Field(
-        default=None, description="Absent: memory is not limited (CPU without a limit)."
-    )
 
 
 class Plan(WireModel):

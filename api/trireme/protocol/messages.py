@@ -10,6 +10,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from trireme.protocol.base import WireModel
+from trireme.protocol.memory import DeviceMemory
 
 PROTOCOL_VERSION = "1.0"
 
@@ -183,7 +184,6 @@ class Progress(WireModel):
     tokens: int = Field(description="Tokens consumed up to `step`, over all attempts.")
     loss: float | None = None
     validation_loss: float | None = None
-    validation_accuracy: float | None = Field(default=None, description="Of a classifier: share of the right answers.")
     learning_rate: float | None = None
     grad_norm: float | None = None
     tokens_per_second: float | None = None
@@ -258,6 +258,9 @@ class ProposedResume(WireModel):
     resume: ResumePoint | None = None
     rejected: list[RejectedCheckpoint] = Field(default_factory=list)
     parameters: ModelSizes | None = Field(default=None, description="Where not all of the model is trained.")
+    memory: DeviceMemory | None = Field(
+        default=None, description="On the fullest device, where only preparation knows the model."
+    )
 
 
 class Report(WireModel):

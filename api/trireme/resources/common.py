@@ -1,6 +1,6 @@
 """Parts of a spec that every kind of training job has: parallelism, workers, checkpoint, fault tolerance, life time."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -83,7 +83,7 @@ def _list_map(key: str) -> dict[str, Any]:
 
 
 class EnvVar(Passthrough):
-    """An environment variable of the trainer container, as in a Pod."""
+    """An environment variable of the container, as in a Pod."""
 
     name: str = Field(min_length=1, max_length=128, description="Name; those that Trireme sets itself are refused.")
     value: str | None = Field(default=None, max_length=4096, description="Value.")
@@ -98,7 +98,7 @@ class Volume(Passthrough):
 
 
 class VolumeMount(Passthrough):
-    """A volume's place in the trainer container, as in a Pod."""
+    """A volume's place in the container, as in a Pod."""
 
     name: str = Field(min_length=1, max_length=63, description="Name of the volume.")
     mount_path: str = Field(min_length=1, max_length=1024, pattern=r"^/", description="Path in the container.")
@@ -111,7 +111,7 @@ class LocalReference(Strict):
 
 
 class Resources(Strict):
-    """Compute resources of the trainer container beside its devices."""
+    """Compute resources of the container beside its devices."""
 
     requests: dict[Annotated[str, Field(max_length=253)], Quantity] = Field(
         default_factory=dict, max_length=32, description="Requests by resource name."
@@ -124,14 +124,12 @@ class Resources(Strict):
 LabelMap = dict[Annotated[str, Field(max_length=317)], Annotated[str, Field(max_length=1024)]]
 
 
-class Workers(Strict):
-    """The pods of the job: one per node, each with `devicesPerNode` ranks."""
+class PodSettings(Strict):
+    """What every kind lets its pods be given: devices, image, resources, and where and how they run."""
 
-    nodes: int = Field(default=1, ge=1, le=4096, description="Pods of the job, each on a node of its own.")
-    devices_per_node: int = Field(default=8, ge=1, le=64, description="Devices, and so ranks, in each pod.")
-    accelerator: Accelerator = Field(description="What a rank computes on.")
+    accelerator: Accelerator = Field(description="What is computed on.")
     image: str | None = Field(
-        default=None, min_length=1, max_length=512, description="Trainer image; the operator's own when left out."
+        default=None, min_length=1, max_length=512, description="Image; the operator's own when left out."
     )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
         default=None, description="When the image is pulled; Kubernetes' default when left out."
@@ -153,7 +151,7 @@ class Workers(Strict):
     env: list[EnvVar] = Field(
         default_factory=list,
         max_length=128,
-        description="Environment variables of the trainer container.",
+        description="Environment variables of the container.",
         json_schema_extra=_list_map("name"),
     )
     env_from: list[RawObject] = Field(
@@ -165,7 +163,7 @@ class Workers(Strict):
     volume_mounts: list[VolumeMount] = Field(
         default_factory=list,
         max_length=64,
-        description="Volume mounts of the trainer container.",
+        description="Volume mounts of the container.",
         json_schema_extra=_list_map("mountPath"),
     )
     node_selector: LabelMap = Field(default_factory=dict, max_length=32, description="Labels that a node must have.")
@@ -181,7 +179,7 @@ class Workers(Strict):
     security_context: RawObject | None = Field(default=None, description="Security context of the pod, as in a Pod.")
     container_security_context: RawObject | None = Field(
         default=None,
-        description="Security context of the trainer container, as in a Pod: for example capabilities.add IPC_LOCK for "
+        description="Security context of the container, as in a Pod: for example capabilities.add IPC_LOCK for "
         "RDMA. Fields left out keep the Restricted standard's values.",
     )
     labels: LabelMap = Field(
@@ -198,11 +196,6 @@ class Workers(Strict):
     )
 
     @property
-    def world_size(self) -> int:
-        """Ranks of the whole job."""
-        return self.nodes * self.devices_per_node
-
-    @property
     def memory_limit_bytes(self) -> int | None:
         """Memory limit of one pod in bytes, when one is set."""
         limit = self.resources.limits.get("memory")
@@ -217,7 +210,7 @@ class Workers(Strict):
         return env
 
     @model_validator(mode="after")
-    def _no_reserved_volumes(self) -> "Workers":
+    def _no_reserved_volumes(self) -> Self:
         for name in [v.name for v in self.volumes]:
             if name.startswith(RESERVED_VOLUME_PREFIX):
                 raise ValueError(f"volume {name}: names that begin with {RESERVED_VOLUME_PREFIX} are reserved")
@@ -225,6 +218,22 @@ class Workers(Strict):
             if path.rstrip("/") in RESERVED_MOUNT_PATHS:
                 raise ValueError(f"mountPath {path} is used by Trireme and is reserved")
         return self
+
+
+class Gang(Strict):
+    """How many pods a job has, and of how many ranks each."""
+
+    nodes: int = Field(default=1, ge=1, le=4096, description="Pods of the job, each on a node of its own.")
+    devices_per_node: int = Field(default=8, ge=1, le=64, description="Devices, and so ranks, in each pod.")
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the whole job."""
+        return self.nodes * self.devices_per_node
+
+
+class Workers(PodSettings, Gang):
+    """The pods of the job: one per node, each with `devicesPerNode` ranks."""
 
 
 class KeyReference(Strict):

@@ -56,12 +56,25 @@ def crd(info: KindInfo[Any]) -> dict[str, Any]:
                     "name": VERSION,
                     "served": True,
                     "storage": True,
-                    "subresources": {"status": {}},
+                    "subresources": {"status": {}, **_scale(info)},
                     "additionalPrinterColumns": [_column(info, i) for i in range(len(info.print_columns))],
                     "schema": {"openAPIV3Schema": _root(info, spec)},
                 }
             ],
         },
+    }
+
+
+def _scale(info: KindInfo[Any]) -> dict[str, Any]:
+    if info.scale is None:
+        return {}
+    paths = info.scale
+    return {
+        "scale": {
+            "specReplicasPath": paths.spec_replicas,
+            "statusReplicasPath": paths.status_replicas,
+            "labelSelectorPath": paths.label_selector,
+        }
     }
 
 

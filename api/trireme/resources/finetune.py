@@ -1,13 +1,13 @@
 """FineTuneJob: teach a trained model a task with examples, all of its weights or a small adapter."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from trireme.planning.data_parallel import DataParallelPlan, plan_data_parallel
 from trireme.resources.base import Strict
-from trireme.resources.common import TrainingJobSpec
-from trireme.resources.kinds import Choice, KindInfo, SpecRule
+from trireme.resources.common import TrainingJobSpec, placement
+from trireme.resources.kinds import Choice, JobKind, SpecRule
 from trireme.resources.references import References
 from trireme.resources.rules import JOB_COLUMNS, JOB_MUTABLE, JOB_RULES
 from trireme.resources.status import JobStatus
@@ -54,6 +54,17 @@ class Examples(Strict):
         default="refuse",
         description="What happens to an example with more tokens. refuse: the job does not start, and names the first.",
     )
+    packing: bool = Field(
+        default=False,
+        description="Put several examples into one row of up to sequenceLength tokens, none of which sees another; "
+        "batch sizes then count rows.",
+    )
+    labels: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(
+        default_factory=list,
+        max_length=1024,
+        description="Of task classification: names of the classes in the order of their numbers; found in the "
+        "examples when left out.",
+    )
     validation: ExampleValidation | None = Field(
         default=None, description="Examples kept out of training; no validation when left out."
     )
@@ -65,23 +76,63 @@ class Examples(Strict):
     )
 
 
+class EarlyStopping(Strict):
+    """Stop when validation no longer improves, and export the weights of the best validation."""
+
+    patience: int = Field(
+        default=3, ge=1, le=10_000, description="Validations in a row without a better loss after which the job ends."
+    )
+    least_improvement: float = Field(
+        default=0.0, ge=0, le=100, description="By how many nats a loss must be below the best one to be better."
+    )
+
+
+class FineTuneTraining(TuningTraining):
+    """How the model is taught: at most one of steps and epochs."""
+
+    early_stopping: EarlyStopping | None = Field(
+        default=None,
+        description="Stop before the last step where validation no longer improves; never when left out.",
+    )
+
+
 class FineTuneSpec(TrainingJobSpec):
     """The spec of a FineTuneJob."""
 
     base: ModelSource = Field(description="The model to teach.")
     method: Method = Field(default_factory=Method, description="What is trained.")
-    task: Literal["instruction", "chat", "completion"] = Field(
+    task: Literal["instruction", "chat", "completion", "classification"] = Field(
         description="Form of the examples. instruction: instruction, input, output. chat: messages of role and content "
-        "in the model's template. completion: prompt and completion, or text alone. Loss is on what the model answers."
+        "in the model's template. completion: prompt and completion, or text alone. Loss is on what the model answers. "
+        "classification: text and label; the model gets a head that names the class."
     )
     data: Examples = Field(description="What the model is taught with.")
-    training: TuningTraining = Field(default_factory=TuningTraining, description="How the model is taught.")
+    training: FineTuneTraining = Field(default_factory=FineTuneTraining, description="How the model is taught.")
     output: Output = Field(default_factory=Output, description="What is exported.")
 
     @model_validator(mode="after")
     def _task_agrees(self) -> "FineTuneSpec":
         if self.data.chat_template is not None and self.task != "chat":
             raise ValueError("data.chatTemplate may be set for task chat only")
+        if self.task == "classification":
+            if self.data.packing:
+                raise ValueError("data.packing: of task classification each row is one text")
+            if self.method.type in ("promptTuning", "pTuning"):
+                raise ValueError(
+                    f"method.type {self.method.type}: the class is read at the last token that is no padding, which "
+                    "cannot be told among virtual tokens; use prefix, lora or full"
+                )
+        elif self.data.labels:
+            raise ValueError("data.labels may be set for task classification only")
+        if self.training.early_stopping is not None and self.data.validation is None:
+            raise ValueError("training.earlyStopping needs data.validation")
+        if len(set(self.data.labels)) != len(self.data.labels) or len(self.data.labels) == 1:
+            raise ValueError("data.labels must be two or more different names")
+        if self.data.packing and self.method.type in PROMPT_METHODS:
+            raise ValueError(
+                f"data.packing: the virtual tokens of {self.method.type} stand before a row, and not before each "
+                "example in it"
+            )
         if self.output.merge and self.method.type in PROMPT_METHODS:
             raise ValueError(f"output.merge: {self.method.type} trains virtual tokens, which are part of no weight")
         return self
@@ -123,6 +174,9 @@ def make_plan(spec: FineTuneSpec) -> DataParallelPlan:
         micro_batch_size=spec.training.micro_batch_size,
         zero_stage=spec.training.zero_stage,
         accelerator=spec.workers.accelerator.kind,
+        precision=spec.training.precision,
+        quantised=spec.method.type == "qlora",
+        device_memory_bytes=placement(spec)["device_memory_bytes"],
     )
 
 
@@ -136,7 +190,7 @@ class FineTuneJob(Strict):
     status: JobStatus | None = None
 
 
-FINETUNE_JOB = KindInfo(
+FINETUNE_JOB = JobKind(
     kind="FineTuneJob",
     plural="finetunejobs",
     singular="finetunejob",
@@ -155,6 +209,21 @@ FINETUNE_JOB = KindInfo(
             "",
             "!has(self.data.chatTemplate) || self.task == 'chat'",
             "data.chatTemplate may be set for task chat only",
+        ),
+        SpecRule(
+            "",
+            "!has(self.training) || !has(self.training.earlyStopping) || has(self.data.validation)",
+            "training.earlyStopping needs data.validation",
+        ),
+        SpecRule(
+            "",
+            "!has(self.data.labels) || size(self.data.labels) == 0 || self.task == 'classification'",
+            "data.labels may be set for task classification only",
+        ),
+        SpecRule(
+            "",
+            "!has(self.data.packing) || !self.data.packing || self.task != 'classification'",
+            "data.packing: of task classification each row is one text",
         ),
     ),
     make_plan=make_plan,

@@ -15,7 +15,8 @@ from trireme.resources.schema import Schema, structural_schema
 GROUP = "trireme.dev"
 VERSION = "v1alpha1"
 
-SpecT = TypeVar("SpecT", bound=TrainingJobSpec)
+SpecT = TypeVar("SpecT", bound=BaseModel)
+JobSpecT = TypeVar("JobSpecT", bound=TrainingJobSpec)
 
 
 class SpecError(ValueError):
@@ -74,8 +75,17 @@ def _nothing_to_settle(spec: Any) -> tuple[Any, tuple[Choice, ...]]:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """The scale subresource: where the API server reads and writes a number of replicas, as JSON paths."""
+
+    spec_replicas: str
+    status_replicas: str
+    label_selector: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class KindInfo(Generic[SpecT]):
-    """One kind of training job."""
+    """What every kind has."""
 
     kind: str
     plural: str
@@ -84,20 +94,14 @@ class KindInfo(Generic[SpecT]):
     description: str
     spec_model: type[SpecT]
     status_model: type[BaseModel]
-    program: str
-    """Which trainer program the ranks run."""
     print_columns: tuple[PrintColumn, ...]
     mutable_paths: tuple[str, ...]
     """Dotted paths, from the spec, of what steers a job that was accepted."""
     rules: tuple[SpecRule, ...]
-    make_plan: Callable[[SpecT], BaseModel]
-    """How the work of a settled spec is divided over the ranks. Raises trireme.planning.PlanError."""
     references: Callable[[SpecT], References] = no_references
     """The jobs whose models a spec asks for."""
-    config_map_files: Callable[[SpecT], tuple[ConfigMapFile, ...]] = _no_files
-    """Files that a spec asks for in its pods beside the job's own."""
-    settle: Callable[[SpecT], tuple[SpecT, tuple[Choice, ...]]] = _nothing_to_settle
-    """A spec with what was left out filled in where that depends on other fields, and the rules that chose it."""
+    scale: Scale | None = None
+    """The scale subresource, of a kind that has one."""
 
     @property
     def api_version(self) -> str:
@@ -142,6 +146,20 @@ class KindInfo(Generic[SpecT]):
         return _replaced(frozen, live, [path.split(".") for path in self.mutable_paths])
 
 
+@dataclass(frozen=True, kw_only=True)
+class JobKind(KindInfo[JobSpecT]):
+    """One kind of training job: what it has beside."""
+
+    program: str
+    """Which trainer program the ranks run."""
+    make_plan: Callable[[JobSpecT], BaseModel]
+    """How the work of a settled spec is divided over the ranks. Raises trireme.planning.PlanError."""
+    config_map_files: Callable[[JobSpecT], tuple[ConfigMapFile, ...]] = _no_files
+    """Files that a spec asks for in its pods beside the job's own."""
+    settle: Callable[[JobSpecT], tuple[JobSpecT, tuple[Choice, ...]]] = _nothing_to_settle
+    """A spec with what was left out filled in where that depends on other fields, and the rules that chose it."""
+
+
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -173,10 +191,24 @@ def _immutable(schema: Schema, mutable: tuple[str, ...], parent: str = "") -> It
 def all_kinds() -> tuple[KindInfo[Any], ...]:
     """Every kind that can be served."""
     from trireme.resources.finetune import FINETUNE_JOB
+    from trireme.resources.inference import INFERENCE_SERVICE
     from trireme.resources.pretrain import PRETRAIN_JOB
     from trireme.resources.rlhf import RLHF_JOB
 
-    return (PRETRAIN_JOB, FINETUNE_JOB, RLHF_JOB)
+    return (PRETRAIN_JOB, FINETUNE_JOB, RLHF_JOB, INFERENCE_SERVICE)
+
+
+def job_kinds() -> tuple[JobKind[Any], ...]:
+    """Every kind of training job."""
+    return tuple(info for info in all_kinds() if isinstance(info, JobKind))
+
+
+def job_kind_named(name: str) -> JobKind[Any]:
+    """The kind of training job with this name, as `kind_named`. Raises KeyError."""
+    info = kind_named(name)
+    if not isinstance(info, JobKind):
+        raise KeyError(f"{info.kind} is no kind of training job; known: {', '.join(i.kind for i in job_kinds())}")
+    return info
 
 
 def kind_named(name: str) -> KindInfo[Any]:

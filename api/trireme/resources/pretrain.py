@@ -8,7 +8,7 @@ from trireme.planning import Plan, PlanRequest, plan
 from trireme.planning.shape import PRESETS, LlamaShape
 from trireme.resources.base import Glob, IntOrAuto, S3Uri, Strict
 from trireme.resources.common import TrainingJobSpec, placement
-from trireme.resources.kinds import KindInfo, SpecRule
+from trireme.resources.kinds import JobKind, SpecRule
 from trireme.resources.references import JobReference, References
 from trireme.resources.rules import JOB_COLUMNS, JOB_MUTABLE, JOB_RULES
 from trireme.resources.status import JobStatus
@@ -341,7 +341,7 @@ class PretrainJob(Strict):
     status: JobStatus | None = None
 
 
-PRETRAIN_JOB = KindInfo(
+PRETRAIN_JOB = JobKind(
     kind="PretrainJob",
     plural="pretrainjobs",
     singular="pretrainjob",

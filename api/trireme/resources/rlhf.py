@@ -9,7 +9,7 @@ from trireme.planning.data_parallel import DataParallelPlan, plan_data_parallel
 from trireme.resources.algorithms import Dpo, Generation, Grpo, Ppo
 from trireme.resources.base import Strict
 from trireme.resources.common import TrainingJobSpec
-from trireme.resources.kinds import Choice, ConfigMapFile, KindInfo, SpecRule
+from trireme.resources.kinds import Choice, ConfigMapFile, JobKind, SpecRule
 from trireme.resources.references import JobReference, References
 from trireme.resources.rewards import REWARD_RULES, Rewards
 from trireme.resources.rules import JOB_COLUMNS, JOB_MUTABLE, JOB_RULES
@@ -126,6 +126,8 @@ class RLHFSpec(TrainingJobSpec):
         names = [reward.name for reward in self.rewards or ()]
         if len(set(names)) < len(names):
             raise ValueError("rewards: names must differ")
+        if self.method.type == "qlora":
+            raise ValueError("method.type qlora: a FineTuneJob teaches on a base in 4 bits; use lora here")
         if self.output.merge and self.method.type in PROMPT_METHODS:
             raise ValueError(f"output.merge: {self.method.type} trains virtual tokens, which are part of no weight")
         return self
@@ -277,7 +279,7 @@ class RLHFJob(Strict):
     status: JobStatus | None = None
 
 
-RLHF_JOB = KindInfo(
+RLHF_JOB = JobKind(
     kind="RLHFJob",
     plural="rlhfjobs",
     singular="rlhfjob",

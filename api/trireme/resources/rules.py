@@ -42,26 +42,36 @@ def _reserved_paths_rule() -> str:
     return f"self.all(m, !(m.mountPath in [{paths}]))"
 
 
-JOB_RULES = (
-    SpecRule(
-        "workers.env",
-        _reserved_env_rule(),
-        "these names are set by Trireme and reserved: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT and their "
-        "like, POD_IP, POD_NAME, POD_NAMESPACE, NODE_NAME, and all that begin with PET_, TRIREME_ or TORCHELASTIC_",
-    ),
-    SpecRule(
-        "workers.volumes",
-        f"self.all(v, !v.name.startsWith('{RESERVED_VOLUME_PREFIX}'))",
-        f"volume names that begin with {RESERVED_VOLUME_PREFIX} are reserved",
-    ),
-    SpecRule(
-        "workers.volumeMounts",
-        _reserved_paths_rule(),
-        f"these mount paths are used by Trireme and reserved: {', '.join(RESERVED_MOUNT_PATHS)}",
-    ),
-    SpecRule(
-        "checkpoint.credentials",
+def pod_rules(at: str) -> tuple[SpecRule, ...]:
+    """Rules of a PodSettings at a dotted path of the spec."""
+    return (
+        SpecRule(
+            f"{at}.env",
+            _reserved_env_rule(),
+            "these names are set by Trireme and reserved: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT and "
+            "their like, POD_IP, POD_NAME, POD_NAMESPACE, NODE_NAME, and all that begin with PET_, TRIREME_ or "
+            "TORCHELASTIC_",
+        ),
+        SpecRule(
+            f"{at}.volumes",
+            f"self.all(v, !v.name.startsWith('{RESERVED_VOLUME_PREFIX}'))",
+            f"volume names that begin with {RESERVED_VOLUME_PREFIX} are reserved",
+        ),
+        SpecRule(
+            f"{at}.volumeMounts",
+            _reserved_paths_rule(),
+            f"these mount paths are used by Trireme and reserved: {', '.join(RESERVED_MOUNT_PATHS)}",
+        ),
+    )
+
+
+def credentials_rule(at: str) -> SpecRule:
+    """The rule of a Credentials at a dotted path of the spec."""
+    return SpecRule(
+        at,
         "has(self.secretRef) != (has(self.workloadIdentity) && self.workloadIdentity)",
         "exactly one of secretRef and workloadIdentity must be set",
-    ),
-)
+    )
+
+
+JOB_RULES = (*pod_rules("workers"), credentials_rule("checkpoint.credentials"))

@@ -199,9 +199,6 @@ class ProgressStatus(StatusModel):
     loss: float | None = Field(default=None, description="Training loss of the last step.")
     first_loss: float | None = Field(default=None, description="Training loss of the first step.")
     validation_loss: float | None = Field(default=None, description="Loss of the last validation.")
-    validation_accuracy: float | None = Field(
-        default=None, description="Share of right answers in the last validation, 0 to 1; of task classification."
-    )
     learning_rate: float | None = Field(default=None, description="Learning rate of the last step.")
     grad_norm: float | None = Field(default=None, description="Gradient norm of the last step before clipping.")
     tokens_per_second: float | None = Field(default=None, description="Tokens per second of the whole job.")
@@ -391,6 +388,19 @@ class ParametersStatus(StatusModel):
     trainable: int = Field(ge=0, description="Of these, those that are trained.")
 
 
+class MemoryStatus(StatusModel):
+    """Bytes on the fullest device, by part."""
+
+    weights_bytes: int = Field(ge=0, description="Weights, frozen ones included.")
+    gradients_bytes: int = Field(ge=0, description="Gradients and the buffers they are summed in.")
+    optimizer_bytes: int = Field(ge=0, description="The optimizer's moments and float32 copies of weights.")
+    activations_bytes: int = Field(ge=0, description="What the backward pass needs; an upper bound.")
+    logits_bytes: int = Field(ge=0, description="Logits; an upper bound.")
+    overhead_bytes: int = Field(ge=0, description="Context, communication buffers, fragmentation.")
+    total_bytes: int = Field(ge=0, description="All of it.")
+    available_bytes: int | None = Field(default=None, description="Memory of the device; absent: not limited.")
+
+
 class JobStatus(StatusModel):
     """Observed state of a training job."""
 
@@ -418,6 +428,10 @@ class JobStatus(StatusModel):
     dataset: DatasetStatus | None = Field(default=None, description="Prepared data set.")
     parameters: ParametersStatus | None = Field(
         default=None, description="Sizes of the model, where not all of it is trained."
+    )
+    memory: MemoryStatus | None = Field(
+        default=None,
+        description="Memory by part, where only preparation knows the model; of other jobs it is in resolved.plan.",
     )
     model: ModelStatus | None = Field(default=None, description="Exported model, once Succeeded.")
     start_time: datetime | None = Field(default=None, description="When the job was accepted.")

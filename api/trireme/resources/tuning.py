@@ -8,7 +8,7 @@ from trireme.resources.base import Glob, IntOrAuto, RawObject, Strict
 from trireme.resources.kinds import Choice, SpecRule
 from trireme.resources.references import JobReference
 
-MethodType = Literal["full", "lora", "prefix", "promptTuning", "pTuning", "peft"]
+MethodType = Literal["full", "lora", "qlora", "prefix", "promptTuning", "pTuning", "peft"]
 PROMPT_METHODS = ("prefix", "promptTuning", "pTuning")
 
 
@@ -55,10 +55,10 @@ class Method(Strict):
 
     type: MethodType = Field(
         default="lora",
-        description="full: all weights. lora: low-rank adapters. prefix, promptTuning, pTuning: virtual tokens. "
-        "peft: any other method of the peft library.",
+        description="full: all weights. lora: low-rank adapters. qlora: the same on a base in 4 bits. prefix, "
+        "promptTuning, pTuning: virtual tokens. peft: any other method of the peft library.",
     )
-    lora: Lora = Field(default_factory=Lora, description="Of type lora.")
+    lora: Lora = Field(default_factory=Lora, description="Of types lora and qlora.")
     virtual_tokens: int | None = Field(
         default=None, ge=1, le=4096, description="Of types prefix, promptTuning and pTuning; 20 when left out."
     )
@@ -80,8 +80,10 @@ class ExampleSource(Strict):
     uri: str = Field(
         min_length=2,
         max_length=1024,
-        pattern=r"^(s3://[a-z0-9]|file:///|/).*$",
-        description="s3://bucket/prefix, or the path of a file or folder on a mounted volume (file:///path or /path).",
+        pattern=r"^((s3://[a-z0-9]|file:///|/).*|python://stdlib)$",
+        description="s3://bucket/prefix, the path of a file or folder on a mounted volume (file:///path or /path), or "
+        "python://stdlib: for trying things out, records (name, signature, docstring, other, source) of the documented "
+        "functions of the standard library in the trainer image; other is another function's docstring.",
     )
     weight: float = Field(
         default=1.0, gt=0, le=1e6, description="Share of examples drawn from this source, relative to the others'."
@@ -137,7 +139,9 @@ class TuningSchedule(Strict):
 class TuningTraining(Strict):
     """How the model is taught: at most one of steps and epochs."""
 
-    global_batch_size: int = Field(default=32, ge=1, le=1_048_576, description="Examples per step, over all ranks.")
+    global_batch_size: int = Field(
+        default=32, ge=1, le=1_048_576, description="Examples (of packed ones, rows) per step, over all ranks."
+    )
     steps: int | None = Field(default=None, ge=1, le=100_000_000, description="Optimizer steps of the whole run.")
     epochs: float | None = Field(
         default=None, gt=0, le=10_000, description="Passes over the examples; chosen when neither is set."
@@ -199,7 +203,7 @@ class Choices:
 
 def settle_method(method: Method, choose: Choices) -> Method:
     """The method with its rank, scale or number of virtual tokens filled in."""
-    if method.type == "lora":
+    if method.type in ("lora", "qlora"):
         lora = method.lora
         rank = lora.rank or choose("method.lora.rank", 8, "4 to 8 for one task, 8 and more for instruction tuning")
         alpha = lora.alpha or choose("method.lora.alpha", float(rank), "the rank: then only the learning rate is tuned")

@@ -19,7 +19,7 @@ class ImageTableError(ValueError):
 
 
 class ImageNotFound(LookupError):
-    """No entry of the table matches the image."""
+    """No entry of the table matches the image, or what the entry needs is not on this computer."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,15 @@ def normalize(image: str) -> str:
     if "@" in image or ":" in image.rsplit("/", 1)[-1]:
         return image
     return f"{image}:latest"
+
+
+def _programs(image: str, venv: Path, setup: str) -> Path:
+    """The folder of a virtual environment's programs. Raises `ImageNotFound` where there is none."""
+    programs = venv / "bin"
+    if not (programs / "python").exists():
+        hint = f": run `{setup}`" if setup else ""
+        raise ImageNotFound(f"image {image!r} needs the virtual environment {venv}, which is not there{hint}")
+    return programs
 
 
 class ImageTable:
@@ -71,6 +80,8 @@ class ImageTable:
                 path = HOST_PATH
                 if entry.get("python"):
                     path = f"{Path(sys.executable).parent}:{HOST_PATH}"
+                if venv := entry.get("venv"):
+                    path = f"{_programs(name, Path(sys.prefix).parent / venv, str(entry.get('setup', '')))}:{HOST_PATH}"
                 command = tuple(str(part) for part in entry.get("command", ()))
                 env = {str(key): str(value) for key, value in (entry.get("env") or {}).items()}
                 return Image(name=name, command=command, path=path, env=env)

@@ -15,6 +15,7 @@ from trireme_operator import metrics
 
 FIELD_MANAGER = "trireme-operator"
 APPLY_PATCH = "application/apply-patch+yaml"
+MERGE_PATCH = "application/merge-patch+json"
 
 JsonObject = dict[str, Any]
 
@@ -127,6 +128,12 @@ class Api:
     async def replace(self, path: str, body: JsonObject) -> JsonObject:
         """PUT; metadata.resourceVersion in `body` is the precondition."""
         return await self.request("PUT", path, body, query=(("fieldManager", FIELD_MANAGER),))
+
+    async def patch(self, path: str, body: JsonObject, resource_version: str) -> JsonObject:
+        """Merge patch of an object in exactly this version."""
+        body = {**body, "metadata": {**(body.get("metadata") or {}), "resourceVersion": resource_version}}
+        query = (("fieldManager", FIELD_MANAGER),)
+        return await self.request("PATCH", path, body, query=query, content_type=MERGE_PATCH)
 
     async def apply(self, path: str, body: JsonObject) -> JsonObject:
         """Server-side apply as this operator, taking over fields that others hold: only for Events, which are ours."""

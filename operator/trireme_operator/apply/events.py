@@ -5,16 +5,33 @@ import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 from trireme.resources import GROUP, VERSION
 from trireme_operator.apply.api import Api, ApiError, path_of
-from trireme_operator.decide import JobEvent, JobView
+from trireme_operator.decide import JobEvent
 
 log = logging.getLogger(__name__)
 
 COMPONENT = "trireme-operator"
 MAX_REMEMBERED = 4096
 MIN_REPEAT_SECONDS = 5.0
+
+
+class Subject(Protocol):
+    """What an event is about: an object of any kind of ours."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def namespace(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def uid(self) -> str: ...
 
 
 @dataclass
@@ -24,19 +41,19 @@ class _Seen:
     count: int
 
 
-def _digest(job: JobView, event: JobEvent) -> str:
+def _digest(job: Subject, event: JobEvent) -> str:
     return hashlib.sha256(f"{job.uid}/{event.reason}/{event.message}".encode()).hexdigest()[:16]
 
 
 class EventRecorder:
-    """Writes events on jobs. Failing to do so is logged and never stops anything."""
+    """Writes events on jobs and services. Failing to do so is logged and never stops anything."""
 
     def __init__(self, api: Api, instance: str) -> None:
         self._api = api
         self._instance = instance
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
-    async def record(self, job: JobView, event: JobEvent, now: datetime | None = None) -> None:
+    async def record(self, job: Subject, event: JobEvent, now: datetime | None = None) -> None:
         """Create the event, or count it up when the same one was seen before."""
         moment = now or datetime.now(UTC)
         digest = _digest(job, event)
@@ -60,7 +77,7 @@ class EventRecorder:
             if seen.count == 0:
                 self._seen.pop(digest, None)
 
-    async def ensure(self, job: JobView, event: JobEvent, now: datetime | None = None) -> None:
+    async def ensure(self, job: Subject, event: JobEvent, now: datetime | None = None) -> None:
         """Create the event unless it is known to have been recorded, by this process or another."""
         digest = _digest(job, event)
         if digest in self._seen:
@@ -76,7 +93,7 @@ class EventRecorder:
                 return
         self._seen[digest] = seen
 
-    def _manifest(self, job: JobView, event: JobEvent, name: str, seen: _Seen) -> dict[str, object]:
+    def _manifest(self, job: Subject, event: JobEvent, name: str, seen: _Seen) -> dict[str, object]:
         def text(moment: datetime) -> str:
             return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 

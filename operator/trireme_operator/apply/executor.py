@@ -107,7 +107,7 @@ class Executor:
             manifest = build.pod(names, s.spec, s.resolved, 0, self._keys[0])
             await self._api.create(path_of("", "v1", "pods", names.namespace), manifest, dry_run=True)
         except ApiError as error:
-            if _by_validation(error):
+            if refused_by_validation(error):
                 return refuse(observed, "InvalidPod", f"spec.workers: {error.message}")
             # Quotas, policies, webhooks and outages may change: the real creation tells of them and is tried again.
         return decision
@@ -267,7 +267,7 @@ class Executor:
                 raise
 
 
-def _by_validation(error: ApiError) -> bool:
+def refused_by_validation(error: ApiError) -> bool:
     """Whether the API server itself cannot take the pod, now or later.
 
     Policies deny with the same codes (ValidatingAdmissionPolicy 422 Invalid, webhooks often 400), but name no field.

@@ -144,7 +144,7 @@ def _inputs_ready(status: JobStatus, s: Situation | None) -> Finding:
         if report is not None and report.inputs_problem is not None and holds(status, ConditionType.FAILED):
             return "False", report.inputs_problem.reason, report.inputs_problem.message
         return (old.status, old.reason, old.message) if old else ("Unknown", "NotChecked", "")
-    waits = upstreams.finding(status, s.observed.upstreams)
+    waits = upstreams.finding(status.inputs, s.observed.upstreams)
     if waits is not None:
         return "False", *waits
     for slot in s.slots:
@@ -168,7 +168,7 @@ def _scheduled(status: JobStatus, s: Situation | None) -> Finding:
         return "False", "Finished", "pods are released"
     if phase == GangPhase.STOPPED:
         return "False", "Suspended", "pods are deleted while the job is suspended"
-    if upstreams.outstanding(status, s.observed.upstreams):
+    if upstreams.outstanding(status.inputs, s.observed.upstreams):
         return "False", "WaitingForInputs", "no room is looked for before the models of other jobs are there"
     bound = [slot for slot in s.slots if slot in s.pods and s.pods[slot].node and not s.pods[slot].finished]
     if len(bound) == s.resolved.slots and phase not in (GangPhase.WAITING, GangPhase.FENCING):

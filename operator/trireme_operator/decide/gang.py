@@ -6,6 +6,7 @@ from trireme.protocol import AgentState, Phase, ProposedResume, Report
 from trireme.resources.status import (
     DatasetStatus,
     GangPhase,
+    MemoryStatus,
     ParametersStatus,
     ProgressStatus,
     RejectedStatus,
@@ -45,7 +46,7 @@ def advance(s: Situation) -> Step | None:
 
 def _active_deadline(s: Situation) -> Step | None:
     limit, start = s.spec.active_deadline_seconds, s.status.start_time
-    if limit is None or start is None or upstreams.outstanding(s.status, s.observed.upstreams):
+    if limit is None or start is None or upstreams.outstanding(s.status.inputs, s.observed.upstreams):
         return None
     # How long other jobs take for their models is not this one's time.
     start = max([start, *(known.at for known in s.status.inputs if known.at is not None)])
@@ -127,7 +128,7 @@ def _waiting(s: Situation) -> Step | None:
     news = upstreams.advance(s)
     if news is not None:
         return news
-    if s.pods or _backing_off(s) or upstreams.outstanding(s.status, s.observed.upstreams):
+    if s.pods or _backing_off(s) or upstreams.outstanding(s.status.inputs, s.observed.upstreams):
         return None
     unseen = not room.left_to_scheduler(s) and room.shortage(s) is not None
     if unseen and seconds_since(s.gang.phase_since, s.now) <= s.timeouts.scheduling_timeout_seconds:
@@ -290,6 +291,7 @@ def _record(s: Situation, report: Report, proposal: ProposedResume) -> Step:
         update={
             "dataset": DatasetStatus(**proposal.dataset.model_dump()),
             "parameters": ParametersStatus(**sizes.model_dump()) if (sizes := proposal.parameters) else None,
+            "memory": MemoryStatus(**memory.model_dump()) if (memory := proposal.memory) else None,
             "progress": _back_to(s, step),
             "checkpoint": verified,
             "restarts": progress.stamp(s.status.restarts, s.gang.attempt, **times),

@@ -1,15 +1,15 @@
-"""Admission by kind: everything that is a kind's own comes from its KindInfo, so nothing here asks which kind it is."""
+"""Admission by kind: everything that is a kind's own comes from its JobKind, so nothing here asks which kind it is."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from trireme.planning import PlanError
-from trireme.resources import KindInfo, SpecError
+from trireme.resources import JobKind, SpecError
 from trireme.resources.common import MAX_JOB_NAME_LENGTH, TrainingJobSpec
 from trireme.resources.kinds import Choice
 
-Kind = KindInfo[Any]
+Kind = JobKind[Any]
 
 
 class UnreadableSpec(ValueError):

@@ -48,9 +48,6 @@ def _progress(s: Situation, report: Report, old: ProgressStatus | None) -> Progr
     facts = new.model_dump()
     first = new.first_loss if new.first_loss is not None else (old.first_loss if old else None)
     validation = new.validation_loss if new.validation_loss is not None else (old.validation_loss if old else None)
-    accuracy = new.validation_accuracy
-    if accuracy is None and old is not None:
-        accuracy = old.validation_accuracy
     contact = s.contact(report.slot)
     return ProgressStatus(
         **{
@@ -59,7 +56,6 @@ def _progress(s: Situation, report: Report, old: ProgressStatus | None) -> Progr
             "loss": _rounded(new.loss),
             "first_loss": _rounded(first),
             "validation_loss": _rounded(validation),
-            "validation_accuracy": _rounded(accuracy),
             "percent": f"{100 * new.step // max(1, new.total_steps)}%",
             "eta_seconds": eta,
             "highest_step": max(new.step, old.highest_step if old else 0),

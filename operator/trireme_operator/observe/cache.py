@@ -19,15 +19,18 @@ def _version(raw: JsonObject) -> int | None:
 
 
 class Cache:
-    """All objects of one resource, with an index by one label; `on_change` is told each old and new object."""
+    """All objects of one resource, with an index by the first of some labels that an object has.
+
+    `on_change` is told each old and new object.
+    """
 
     def __init__(
         self,
-        index_label: str | None = None,
+        index_labels: tuple[str, ...] = (),
         on_change: Callable[[JsonObject | None, JsonObject | None], None] | None = None,
     ) -> None:
         self._objects: dict[Key, JsonObject] = {}
-        self._label = index_label
+        self._labels = index_labels
         self._on_change = on_change
         self._index: dict[str, set[Key]] = {}
         self._tombstones: dict[str, int | None] = {}  # UID -> version at deletion
@@ -90,10 +93,8 @@ class Cache:
         return {raw["metadata"].get("uid", "") for raw in self._objects.values()}
 
     def _value(self, raw: JsonObject) -> str | None:
-        if self._label is None:
-            return None
-        value: str | None = (raw["metadata"].get("labels") or {}).get(self._label)
-        return value
+        labels = raw["metadata"].get("labels") or {}
+        return next((labels[name] for name in self._labels if name in labels), None)
 
     def _drop(self, key: Key) -> None:
         raw = self._objects.pop(key, None)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from trireme.resources.common import TrainingJobSpec
+from trireme.resources.references import References
 from trireme.resources.status import TERMINAL_STATES, ConditionType, GangPhase, JobState
 from trireme_operator.build.names import LABEL_KIND, LABEL_NAME, LABEL_UID, controlled_by
 from trireme_operator.decide import (
@@ -27,6 +28,7 @@ from trireme_operator.observe.cache import Cache, JsonObject
 from trireme_operator.observe.queue import JobKey
 from trireme_operator.observe.usage import NodeUsage
 from trireme_operator.observe.views import UnreadableStatus, job_view, pod_view
+from trireme_operator.services.names import LABEL_UID as SERVICE_UID
 
 
 class Contacts(Protocol):
@@ -45,7 +47,7 @@ class World:
         self.kinds = kinds
         self.jobs = {name: Cache() for name in kinds}
         self._usage = NodeUsage()
-        self.pods = Cache(index_label=LABEL_UID, on_change=self._usage.pod_changed)
+        self.pods = Cache(index_labels=(LABEL_UID, SERVICE_UID), on_change=self._usage.pod_changed)
         self.nodes: Cache | None = Cache()
         self.agents = agents
         self.policy = policy
@@ -144,7 +146,7 @@ class World:
         if gang.not_before is not None and gang.not_before.timestamp() > self._clock():
             return None
         spec = self._accepted_spec(kind, job)
-        if spec is None or outstanding(job.status, self._upstreams(kind, job)):
+        if spec is None or outstanding(job.status.inputs, self._upstreams(kind, job)):
             return None
         pods = self.pods_of(job)
         unbound = sum(1 for pod in pods if pod.node is None and not pod.finished and not pod.deleting)
@@ -171,10 +173,13 @@ class World:
     def _upstreams(self, kind: str, job: JobView) -> tuple[Upstream, ...]:
         """The jobs whose models a job asks for."""
         spec = self._accepted_spec(kind, job)
-        named = {} if spec is None else self.kinds[kind].references(spec)
+        return () if spec is None else self.upstreams(job.namespace, self.kinds[kind].references(spec))
+
+    def upstreams(self, namespace: str, references: References) -> tuple[Upstream, ...]:
+        """The jobs that a spec names, as they are."""
         return tuple(
-            Upstream(field, reference, self._upstream(JobKey(reference.kind, job.namespace, reference.name)))
-            for field, reference in named.items()
+            Upstream(field, reference, self._upstream(JobKey(reference.kind, namespace, reference.name)))
+            for field, reference in references.items()
         )
 
     def _upstream(self, key: JobKey) -> UpstreamView | None:

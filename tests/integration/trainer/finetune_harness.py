@@ -13,11 +13,11 @@ from gang_harness import BUCKET, Gang, S3Server
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trireme.protocol import AgentState, JobConfig, JobIdentity, StoreConfig
-from trireme.resources import kind_named
-from trireme.resources.kinds import KindInfo
+from trireme.resources import job_kind_named
+from trireme.resources.kinds import JobKind
 from trireme_trainer.data.tokenizer import train_tokenizer
 
-KIND = kind_named("FineTuneJob")
+KIND = job_kind_named("FineTuneJob")
 STDLIB = Path(json.__file__).parent.parent
 Spec = dict[str, Any]
 
@@ -78,7 +78,7 @@ def make_finetune_job(server: S3Server, raw: Spec, name: str = "job") -> JobConf
     return make_kind_job(KIND, server, raw, name)
 
 
-def make_kind_job(kind: KindInfo[Any], server: S3Server, raw: Spec, name: str = "job") -> JobConfig:
+def make_kind_job(kind: JobKind[Any], server: S3Server, raw: Spec, name: str = "job") -> JobConfig:
     """What the pods are told, as the operator settles and plans it."""
     spec, _ = kind.settle(kind.parse(raw))
     return JobConfig(
@@ -95,10 +95,19 @@ def make_kind_job(kind: KindInfo[Any], server: S3Server, raw: Spec, name: str = 
 
 def losses(gang: Gang) -> dict[int, float]:
     """The loss of every step, the newest attempt's where two computed it."""
+    return _logged(gang, "loss")
+
+
+def gradient_norms(gang: Gang) -> dict[int, float]:
+    """The same of the gradient's norm, which also tells runs apart whose loss is 0 by construction."""
+    return _logged(gang, "grad_norm")
+
+
+def _logged(gang: Gang, name: str) -> dict[int, float]:
     found = {}
     for log in sorted((gang.job_directory / "logs").glob("a*/rank-0.log")):
-        for step, loss in re.findall(r"step (\d+)/\d+ loss (\S+)", log.read_text()):
-            found[int(step)] = float(loss)
+        for step, value in re.findall(rf"step (\d+)/\d+ .*?\b{name} (\S+)", log.read_text()):
+            found[int(step)] = float(value)
     return found
 
 

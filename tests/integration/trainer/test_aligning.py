@@ -12,15 +12,15 @@ from typing import Any
 import peft
 import pytest
 import torch
-from finetune_harness import Spec, change, finish, losses, make_base, make_kind_job
+from finetune_harness import Spec, change, finish, gradient_norms, losses, make_base, make_kind_job
 from gang_harness import BUCKET, Gang, S3Server, wait_for
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from stdlib_examples import write_comparisons, write_prompts
 from trireme.protocol import AgentState
-from trireme.resources import kind_named
+from trireme.resources import job_kind_named
 
-KIND = kind_named("RLHFJob")
+KIND = job_kind_named("RLHFJob")
 LEARNED, HELD_OUT = ("argparse.py", "shutil.py", "tarfile.py"), ("textwrap.py", "string.py", "calendar.py")
 
 
@@ -32,8 +32,8 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def comparisons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("comparisons")
-    assert write_comparisons(folder / "train.jsonl", *LEARNED) > 100
-    assert write_comparisons(folder / "held-out.jsonl", *HELD_OUT) > 20
+    assert write_comparisons(folder / "train.jsonl", *LEARNED, shouted=True) > 100
+    assert write_comparisons(folder / "held-out.jsonl", *HELD_OUT, shouted=True) > 20
     return folder
 
 
@@ -68,7 +68,7 @@ def make_spec(algorithm: str, policy: Path, data: Path, **changes: Any) -> Spec:
     if algorithm in ("grpo", "ppo"):
         spec["data"]["sequenceLength"] = 160
         spec["generation"] = {"maxNewTokens": 8}
-        spec["rewards"] = [{"name": "vowel", "regex": {"pattern": "[aeiou]"}}]
+        spec["rewards"] = [{"name": "call", "regex": {"pattern": "[(]"}}]
     return change(spec, **changes)
 
 
@@ -112,9 +112,11 @@ def test_a_run_that_lost_a_rank_ends_as_one_that_did_not(
     _, report = finish(undisturbed)
     gang = make_gang(config=make_kind_job(KIND, server, spec))
     ended, _ = disturbed(gang, 30)
-    expected, found = losses(undisturbed), losses(gang)
-    assert set(expected) == set(found) == set(range(1, 31))
-    assert max(abs(expected[step] - found[step]) for step in expected) < 1e-4
+    for series in (losses, gradient_norms):
+        expected, found = series(undisturbed), series(gang)
+        assert set(expected) == set(found) == set(range(1, 31))
+        assert max(abs(expected[step] - found[step]) for step in expected) < 1e-4
+    assert len(set(expected.values())) > 10
     assert ended.progress.metrics.keys() == report.progress.metrics.keys()
     for name, value in report.progress.metrics.items():
         assert ended.progress.metrics[name] == pytest.approx(value, abs=1e-3), name
@@ -123,14 +125,14 @@ def test_a_run_that_lost_a_rank_ends_as_one_that_did_not(
 def test_dpo_prefers_what_the_comparisons_prefer_also_where_it_did_not_learn(
     make_gang: Callable[..., Gang], server: S3Server, policy: Path, comparisons: Path
 ) -> None:
-    spec = make_spec("dpo", policy, comparisons, training__steps=60)
+    spec = make_spec("dpo", policy, comparisons)
     gang = make_gang(config=make_kind_job(KIND, server, spec))
     _, report = finish(gang)
     metrics = report.progress.metrics
     # The policy is its own reference at the start: no answer has a margin, and -log sigmoid(0) is log 2.
     assert metrics["start/margin"] == 0 == metrics["start/accuracy"]
     assert metrics["start/loss"] == pytest.approx(0.6931, abs=1e-4)
-    assert metrics["validation/accuracy"] > 0.5
+    assert metrics["validation/accuracy"] > 0.9
     assert report.progress.validation_loss < metrics["start/loss"]
     place = gang.job_directory / "model" / "a1"
     adapted = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(policy), place)
@@ -169,10 +171,11 @@ def test_a_reward_model_comes_out_that_scores_as_it_was_validated(
 def test_grpo_raises_a_verifiable_reward_on_prompts_that_it_did_not_learn_from(
     make_gang: Callable[..., Gang], server: S3Server, policy: Path, prompts: Path
 ) -> None:
-    spec = make_spec("grpo", policy, prompts, training__steps=40, generation__samplesPerPrompt=8)
+    changes = {"method__type": "full", "training__optimizer": {"learningRate": 0.01}}
+    spec = make_spec("grpo", policy, prompts, generation__samplesPerPrompt=8, **changes)
     gang = make_gang(config=make_kind_job(KIND, server, spec))
     _, report = finish(gang)
     metrics = report.progress.metrics
     assert metrics["start/reward"] > 0.05
     assert metrics["validation/reward"] > metrics["start/reward"] + 0.1
-    assert metrics["validation/rewards/vowel"] == pytest.approx(metrics["validation/reward"])
+    assert metrics["validation/rewards/call"] == pytest.approx(metrics["validation/reward"])

@@ -6,7 +6,7 @@ import pytest
 from gang_harness import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 
 from trireme.protocol import StoreConfig
-from trireme_trainer.checkpoint.store import ObjectStore, StoreError
+from trireme_storage.store import ObjectStore, StoreError
 
 
 def test_a_mended_key_is_heard_by_a_store_that_is_open(

@@ -20,7 +20,7 @@ from trireme_local.kube import KubeClient
 from trireme_local.s3 import StoreAccess, check_answers
 from trireme_operator.apply.api import Api
 from trireme_operator.apply.api import load_configuration as operator_configuration
-from trireme_trainer.checkpoint.store import ObjectStore
+from trireme_storage.store import ObjectStore
 
 # Not 127.0.0.1, which NO_PROXY names on most machines.
 ADDRESS = "127.16.0.9"

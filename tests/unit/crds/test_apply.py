@@ -10,7 +10,17 @@ import yaml
 from crd_evaluator import refusals, rule_refusals, with_defaults
 
 from trireme.planning import plan
-from trireme.resources import FINETUNE_JOB, PRETRAIN_JOB, RLHF_JOB, KindInfo, SpecError, all_kinds, kind_named
+from trireme.resources import (
+    FINETUNE_JOB,
+    INFERENCE_SERVICE,
+    PRETRAIN_JOB,
+    RLHF_JOB,
+    JobKind,
+    KindInfo,
+    SpecError,
+    all_kinds,
+    kind_named,
+)
 from trireme.resources.crdgen import crd
 from trireme.resources.pretrain import plan_request
 
@@ -59,7 +69,9 @@ def test_every_example_is_accepted_and_fits(path: Path) -> None:
     for document in yaml.safe_load_all(path.read_text()):
         kind = kind_named(document["kind"])
         assert refusals(crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"], document) == []
-        kind.make_plan(kind.settle(kind.parse(document["spec"]))[0])
+        spec = kind.parse(document["spec"])
+        if isinstance(kind, JobKind):
+            kind.make_plan(kind.settle(spec)[0])
 
 
 def test_example_is_accepted_and_planned_as_tensor_2_pipeline_2() -> None:
@@ -209,6 +221,69 @@ def test_bad_alignment_is_refused_by_schema_and_model_alike(changes: dict[str, A
     assert any(text in message for message in found), found
     with pytest.raises(SpecError):
         RLHF_JOB.parse(document["spec"])
+
+
+SERVICE_SCHEMA = crd(INFERENCE_SERVICE)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+REFUSED_SERVING = [
+    ("spec.model", {}, "exactly one of job and uri"),
+    ("spec.model", {"uri": "s3://a/b", "job": {"name": "x"}}, "exactly one of job and uri"),
+    ("spec.model", {"job": {"kind": "Deployment", "name": "x"}}, "Deployment"),
+    ("spec.adapters", [{"name": "a"}], "exactly one of job and uri must be set for each adapter"),
+    ("spec.adapters", [{"name": "a b", "uri": "s3://a/b"}], "name"),
+    ("spec.adapters", [{"name": "a", "uri": "s3://a/b"}] * 2, "uplicate"),
+    ("spec.servedName", "docstrings", "must not be the model's own"),
+    ("spec.adapterLimits", {"rank": 12}, "rank"),
+    ("spec.adapterLimits", {"count": 0}, "count"),
+    ("spec.task", "embedding", "no adapters can be served for task embedding"),
+    ("spec.task", "poetry", "poetry"),
+    ("spec.dtype", "int8", "int8"),
+    ("spec.replicas", -1, "replicas"),
+    ("spec.kvCache", "much", "much"),
+    ("spec.extraArgs", ["--port=9000"], "extraArgs must not set"),
+    ("spec.extraArgs", ["--trust-remote-code"], "extraArgs must not set"),
+    ("spec.extraArgs", ["--middleware=x.Y"], "extraArgs must not set"),
+    ("spec.extraArgs", ["port"], "extraArgs"),
+    ("spec.extraArgs", ["--trust_remote_code"], "extraArgs"),
+    ("spec.pods.env", [{"name": "TRIREME_SERVICE", "value": "{}"}], "reserved"),
+    ("spec.pods.volumes", [{"name": "trireme-models"}], "reserved"),
+    ("spec.pods.accelerator.kind", "tpu", "tpu"),
+    ("spec.store.credentials", {}, "exactly one of secretRef and workloadIdentity"),
+    ("spec.cache", {"hostPath": "relative"}, "hostPath"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "text"), REFUSED_SERVING)
+def test_bad_serving_is_refused_by_schema_and_model_alike(path: str, value: Any, text: str) -> None:
+    document = manifest(smallest(INFERENCE_SERVICE))
+    assert refusals(SERVICE_SCHEMA, document) == []
+    document = put(document, path, value)
+    found = refusals(SERVICE_SCHEMA, document)
+    assert any(text in message for message in found) or text == "uplicate", found
+    with pytest.raises(SpecError):
+        INFERENCE_SERVICE.parse(document["spec"])
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"extraArgs": ["--trust-remote"]}, "sets --trust-remote-code"),
+        ({"extraArgs": ["--por=1"]}, "sets --port"),
+        ({"kvCache": "4"}, "is the unit missing"),
+        ({"chatTemplate": "x", "task": "completion"}, "chat only"),
+        ({"adapterLimits": {"count": 1}, "adapters": [{"name": n, "uri": "s3://a/b"} for n in "ab"]}, "count is 1"),
+    ],
+)
+def test_serving_that_the_operator_refuses_says_why(change: dict[str, Any], text: str) -> None:
+    with pytest.raises(SpecError, match=text):
+        INFERENCE_SERVICE.parse({**manifest(smallest(INFERENCE_SERVICE))["spec"], **change})
+
+
+def test_flags_of_vllm_that_merely_begin_alike_are_allowed() -> None:
+    spec = manifest(smallest(INFERENCE_SERVICE))["spec"]
+    allowed = ["--max-num-batched-tokens=512", "--no-enable-prefix-caching", "--compilation-config.level=0"]
+    assert INFERENCE_SERVICE.parse({**spec, "extraArgs": allowed}).extra_args == allowed
+    document = {**manifest(smallest(INFERENCE_SERVICE)), "spec": {**spec, "extraArgs": allowed}}
+    assert refusals(SERVICE_SCHEMA, document) == []
 
 
 SHAPE = manifest(EXAMPLE.read_text())["spec"]["model"]["shape"]

@@ -31,8 +31,27 @@ def _words(match: str | tuple[str, ...]) -> set[str]:
 
 @pytest.mark.parametrize(
     ("folder", "pattern"),
-    [("trainer/trireme_trainer", TRAINER_REASON), ("operator/trireme_operator", OPERATOR_REASON)],
+    [
+        ("trainer/trireme_trainer", TRAINER_REASON),
+        ("storage/trireme_storage", TRAINER_REASON),
+        ("operator/trireme_operator", OPERATOR_REASON),
+    ],
 )
 def test_every_reason_in_the_code_is_on_the_page(folder: str, pattern: re.Pattern[str]) -> None:
     missing = {reason for reason in reasons(folder, pattern) if not re.search(rf"\b{reason}\b", PAGE)}
     assert not missing
+
+
+SERVING_PAGE = (ROOT / "docs" / "inferenceservice.md").read_text()
+UNUSABLE = re.compile(r'Unusable\(\s*"([A-Z]\w+)"|_fail\("([A-Z]\w+)"|_refuse\(source, "([A-Z]\w+)"')
+FINDING = re.compile(r'"(?:True|False|Unknown)", "([A-Z]\w+)"|return "([A-Z]\w+)", f?"|Obstacle\("([A-Z]\w+)"')
+PLAIN = {"Valid", "Verified", "NoneWanted", "Loaded", "NotAccepted", "Serving"}
+"""Reasons of a condition that is as it should be, or of one that another explains."""
+
+
+@pytest.mark.parametrize(
+    ("folder", "pattern"), [("serving/trireme_serving", UNUSABLE), ("operator/trireme_operator/services", FINDING)]
+)
+def test_every_reason_of_a_service_is_on_its_page(folder: str, pattern: re.Pattern[str]) -> None:
+    missing = {reason for reason in reasons(folder, pattern) if not re.search(rf"\b{reason}\b", SERVING_PAGE)}
+    assert missing <= PLAIN

@@ -1,5 +1,6 @@
 """How text is rewritten on its way into a process: $(VAR), mounts, images."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,19 @@ def test_a_path_outside_every_mount_has_no_host_path() -> None:
     assert MOUNTS.host_path("/data/x") == Path("/h/d/x")
     assert MOUNTS.host_path("/other") is None
     assert MountTable({}).rewrite("/data") == "/data"
+
+
+def test_the_serving_image_is_a_virtual_environment_or_says_how_to_make_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    table = ImageTable.load()
+    with pytest.raises(ImageNotFound, match="run `make setup-serving`"):
+        table.find("ghcr.io/trireme-dev/trireme-serving:latest")
+    (tmp_path / ".venv-serving" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv-serving" / "bin" / "python").touch()
+    found = table.find("ghcr.io/trireme-dev/trireme-serving:latest")
+    assert found.path.split(":")[0] == str(tmp_path / ".venv-serving" / "bin")
 
 
 @pytest.mark.parametrize(

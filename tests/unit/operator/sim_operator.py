@@ -7,7 +7,7 @@ from typing import Any
 
 from sim_cluster import Cluster, Crash, FakeApi
 
-from trireme.resources import kind_named
+from trireme.resources import job_kind_named
 from trireme_operator.apply.events import EventRecorder
 from trireme_operator.apply.executor import Executor, NotLeading, Stale
 from trireme_operator.decide import KEY_REFUSED, Contact, Policy, PutTarget
@@ -16,7 +16,7 @@ from trireme_operator.observe.queue import JobKey
 from trireme_operator.observe.world import World
 
 KEY = JobKey("PretrainJob", "default", "j")
-KIND = kind_named("PretrainJob")
+KIND = job_kind_named("PretrainJob")
 LOOP = asyncio.new_event_loop()
 
 

@@ -5,13 +5,13 @@ from sim_cluster import Node
 from sim_scenario import Story
 
 from trireme.protocol import FailureKind
-from trireme.resources import kind_named
+from trireme.resources import job_kind_named
 from trireme.resources.status import ConditionType, GangPhase, JobState
 from trireme_operator.decide import Policy
 from trireme_operator.decide.exclusion import excluded, noted
 
 POLICY = Policy()
-SPEC_OBJECT = kind_named("PretrainJob").parse(SPEC)
+SPEC_OBJECT = job_kind_named("PretrainJob").parse(SPEC)
 
 
 def test_a_pod_whose_kubelet_died_is_removed_by_force_once_its_agent_holds_still() -> None:

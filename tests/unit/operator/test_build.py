@@ -7,14 +7,14 @@ from typing import Any
 from gang_machine import SPEC
 
 from trireme.protocol import JobConfig
-from trireme.resources import kind_named
+from trireme.resources import job_kind_named
 from trireme.resources.common import FILES_PATH, MAX_JOB_NAME_LENGTH, RESERVED_MOUNT_PATHS
 from trireme.resources.status import Resolved
 from trireme_operator import build
 from trireme_operator.decide.model import to_time
 
 NAMES = build.Names(kind="PretrainJob", namespace="team", job="stdlib", uid="0123456789abcdef")
-KIND = kind_named("PretrainJob")
+KIND = job_kind_named("PretrainJob")
 KEY = b"k" * 32
 
 
@@ -199,7 +199,7 @@ def test_devices_that_talk_through_shared_memory_have_some() -> None:
 
 
 def test_files_that_a_kind_asks_for_are_one_projected_volume() -> None:
-    info = kind_named("RLHFJob")
+    info = job_kind_named("RLHFJob")
     functions = [{"name": n, "function": {"configMap": {"name": f"of-{n}", "key": "r.py"}}} for n in ("exact", "terse")]
     raw = {
         "algorithm": "ppo",

@@ -5,13 +5,13 @@ from typing import Any
 
 from gang_machine import SPEC
 
-from trireme.resources import kind_named
+from trireme.resources import job_kind_named
 from trireme.resources.common import TrainingJobSpec
 from trireme_operator.decide import Claim, NodeView
 from trireme_operator.decide.capacity import check, pod_requests
 from trireme_operator.decide.room import retry_delay_seconds
 
-KIND = kind_named("PretrainJob")
+KIND = job_kind_named("PretrainJob")
 
 
 def spec(**workers: Any) -> TrainingJobSpec:

@@ -8,7 +8,7 @@ import pytest
 from kubernetes.aio.client import Configuration
 from sim_operator import KEY
 
-from trireme_operator import metrics, reconcile
+from trireme_operator import jobs, metrics
 from trireme_operator.apply.api import Api
 from trireme_operator.config import OperatorConfig
 from trireme_operator.main import Operator
@@ -56,7 +56,7 @@ async def test_a_job_whose_deletion_was_missed_is_forgotten(monkeypatch: pytest.
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
         assert await asyncio.wait_for(made._queue.get(), 1) == KEY
-        assert await made._reconciler._pass(KEY) is None
+        assert await made._reconciler._controllers[KEY.kind].reconcile(KEY) is None
         assert told() == []
     finally:
         task.cancel()
@@ -65,4 +65,4 @@ async def test_a_job_whose_deletion_was_missed_is_forgotten(monkeypatch: pytest.
 
 
 def test_forgetting_what_was_never_told_is_no_error() -> None:
-    reconcile.forget(KEY)
+    jobs.forget(KEY)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from gang_machine import SPEC
 
-from trireme.resources import kind_named
+from trireme.resources import job_kind_named
 from trireme.resources.status import GangPhase
 from trireme_operator.decide import Contact, Policy, decide
 from trireme_operator.observe.queue import JobKey
@@ -41,7 +41,7 @@ def pod(name: str = "j-0", slot: int = 0, owner: str | None = "job-1", namespace
 
 
 def world(*pods: Json) -> World:
-    kind = kind_named("PretrainJob")
+    kind = job_kind_named("PretrainJob")
     found = World({"PretrainJob": kind}, NoAgents(), Policy())
     found.jobs["PretrainJob"].replace([job()], set())
     found.pods.replace(pods, set())
@@ -135,7 +135,7 @@ def test_nothing_is_remembered_of_jobs_that_are_gone() -> None:
 def test_a_finished_job_costs_passes_only_when_something_is_due(
     ttl: int | None, phase: str, seconds: float | None
 ) -> None:
-    kind = kind_named("PretrainJob")
+    kind = job_kind_named("PretrainJob")
     found = world(on_node("j-0", phase=phase))
     observed = found.observe(KEY)
     assert observed is not None

@@ -46,6 +46,15 @@ def choices(**changes: Any) -> dict[str, str]:
         ({"data__chatTemplate": "x"}, "task chat only"),
         ({"method__type": "prefix", "output__merge": True}, "trains virtual tokens"),
         ({"task": "poetry"}, "instruction"),
+        ({"training__earlyStopping": {}}, "training.earlyStopping needs data.validation"),
+        ({"training__earlyStopping": {"patience": 0}}, "greater than or equal to 1"),
+        ({"data__labels": ["a", "b"]}, "data.labels may be set for task classification only"),
+        ({"task": "classification", "data__labels": ["a"]}, "two or more different names"),
+        ({"task": "classification", "data__labels": ["a", "a"]}, "two or more different names"),
+        ({"task": "classification", "data__packing": True}, "each row is one text"),
+        ({"task": "classification", "method__type": "promptTuning"}, "method.type promptTuning: the class is read at"),
+        ({"task": "classification", "method__type": "pTuning"}, "method.type pTuning: the class is read at"),
+        ({"data__packing": True, "method__type": "prefix"}, "virtual tokens of prefix stand before a row"),
     ],
 )
 def test_a_bad_manifest_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -90,6 +99,49 @@ def test_the_batch_is_shared_out_evenly_or_refused_with_the_numbers() -> None:
         settled, _ = FINETUNE_JOB.settle(FINETUNE_JOB.parse(changed))
         with pytest.raises(PlanError, match=message):
             FINETUNE_JOB.make_plan(settled)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "field", "message"),
+    [
+        ({}, "CannotQuantise", "method.type", "workers.accelerator.kind is cpu; use lora"),
+        (
+            {"workers__accelerator__kind": "a100-80g", "training__zeroStage": 3},
+            "CannotQuantise", "training.zeroStage", "packed in 4 bits",
+        ),
+        (
+            {"workers__accelerator__kind": "v100-sxm-32g"},
+            "PrecisionNotAvailable", "training.precision", "v100-sxm-32g does not compute in bf16",
+        ),
+    ],
+)  # fmt: skip
+def test_a_base_in_4_bits_is_refused_where_it_cannot_be_held_so(
+    changes: dict[str, Any], reason: str, field: str, message: str
+) -> None:
+    settled, _ = FINETUNE_JOB.settle(FINETUNE_JOB.parse(spec(method__type="qlora", **changes)))
+    with pytest.raises(PlanError, match=message) as refused:
+        FINETUNE_JOB.make_plan(settled)
+    assert (refused.value.reason, refused.value.field) == (reason, field)
+
+
+def test_qlora_is_planned_on_devices_that_quantise() -> None:
+    changed = spec(method__type="qlora", workers__accelerator__kind="l40s")
+    settled, why = FINETUNE_JOB.settle(FINETUNE_JOB.parse(changed))
+    assert {c.field: c.value for c in why}["method.lora.rank"] == "8"
+    plan: Any = FINETUNE_JOB.make_plan(settled)
+    assert plan.device_memory_bytes == 48 * 1024**3
+
+
+def test_the_plan_knows_the_memory_of_a_rank() -> None:
+    """On a processor the pod's limit shared out over its ranks; the accelerator's own where it is given."""
+    for changes, expected in (
+        ({}, None),
+        ({"workers__resources": {"limits": {"memory": "8Gi"}}}, 4 * 1024**3),
+        ({"workers__accelerator": {"kind": "a100-80g", "memory": "40Gi"}}, 40 * 1024**3),
+    ):
+        settled, _ = FINETUNE_JOB.settle(FINETUNE_JOB.parse(spec(**changes)))
+        plan: Any = FINETUNE_JOB.make_plan(settled)
+        assert plan.device_memory_bytes == expected
 
 
 def test_a_base_job_is_waited_for() -> None:

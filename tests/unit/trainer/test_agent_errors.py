@@ -13,13 +13,13 @@ import pytest
 
 from trireme.checkpoints import JobKeys, Manifest
 from trireme.protocol import AgentState, Failure, FailureKind, ModelRef, Phase, Settings, Target
+from trireme_storage.store import StoreError
 from trireme_trainer.agent import export as export_module
 from trireme_trainer.agent import preparation as preparation_module
 from trireme_trainer.agent.attempt import Attempt
 from trireme_trainer.agent.export import ModelUpload
 from trireme_trainer.agent.messages import ExportedEvent
 from trireme_trainer.agent.preparation import Preparation, PreparationResult
-from trireme_trainer.checkpoint.store import StoreError
 
 EXPORTED = ExportedEvent(directory="/nowhere", manifest={})
 MODEL = ModelRef(uri="s3://b/model", digest="sha256:0")

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from trireme.checkpoints import ShardFile
-from trireme_trainer.checkpoint import fetch as module
-from trireme_trainer.checkpoint.fetch import Corrupt, NodeCache, fetch_files
-from trireme_trainer.checkpoint.store import MIB, ObjectNotFound, StoreError, hash_file
+from trireme_storage.fetch import Corrupt, fetch_files
+from trireme_storage.store import MIB, TRANSFER, ObjectNotFound, StoreError, hash_file
+from trireme_trainer.checkpoint.fetch import NodeCache
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -96,6 +96,6 @@ def test_the_corrupt_file_is_named_whatever_else_fails(tmp_path: Path) -> None:
 
 def test_large_files_come_in_parallel_parts(tmp_path: Path) -> None:
     store, manifest = stored(small=b"s", large=b"l" * (16 * MIB))
-    assert module.TRANSFER.multipart_threshold == 16 * MIB
+    assert TRANSFER.multipart_threshold == 16 * MIB
     fetch_files(store, "step/", manifest.files, tmp_path / "x")
     assert sorted(store.fetched) == ["parts of step/large", "step/small"]

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from trireme.checkpoints import JobKeys, Manifest
+from trireme_storage.store import StoredObject, StoreError
 from trireme_trainer.agent import committer as module
 from trireme_trainer.agent.committer import CommitPlace, Committer
 from trireme_trainer.agent.errors import AttemptOver, PeerError
 from trireme_trainer.agent.messages import SavedEvent, SaveFailedEvent, SlotShards
-from trireme_trainer.checkpoint.store import StoredObject, StoreError
 
 KEYS = JobKeys("s3://bucket/p", "default", "job", "uid")
 DESCRIBED = {

@@ -88,6 +88,29 @@ def test_of_a_chat_the_assistants_turns_count_with_their_ends(tokenizer: Any) ->
     )
 
 
+WITH_TOOLS = (
+    "{% if tools %}<|tools|>{{ tools | map(attribute='name') | join(',') }}<|end|>\n{% endif %}"
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}"
+    "{% for call in m['tool_calls'] or [] %}CALL {{ call['function']['name'] }}{% endfor %}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def test_a_call_of_a_tool_counts_and_what_the_tool_answers_does_not(tokenizer: Any) -> None:
+    messages = [
+        {"role": "user", "content": "Time?"},
+        {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "clock"}}]},
+        {"role": "tool", "content": "12:00", "name": "clock"},
+        {"role": "assistant", "content": "Noon."},
+    ]
+    example = Formatter("chat", tokenizer, WITH_TOOLS).example({"messages": messages, "tools": [{"name": "clock"}]}, {})
+    rest, counts = parts(tokenizer, example)
+    assert counts == "CALL clock<|end|>\nNoon.<|end|>\n"
+    assert rest == (
+        "<|tools|>clock<|end|>\n<|user|>\nTime?<|end|>\n<|assistant|>\n<|tool|>\n12:00<|end|>\n<|assistant|>\n"
+    )
+
+
 USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 
 
@@ -104,6 +127,8 @@ USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "conte
         ("chat", {"messages": [USER]}, "the last message is the user's"),
         ("chat", {"messages": [USER, {"role": "assistant", "content": ""}]}, "field 'content' is empty"),
         ("chat", {"messages": [USER, {"content": "b"}]}, "no field 'role'"),
+        ("chat", {"messages": [USER, {"role": "assistant", "content": None}]}, "field 'content' is NoneType"),
+        ("chat", {"messages": [USER, ASSISTANT], "tools": "clock"}, "field 'tools' is no list of tools"),
     ],
 )
 def test_a_record_that_does_not_fit_its_task_is_refused(

@@ -13,12 +13,12 @@ import pytest
 from trireme.checkpoints import JobKeys
 from trireme.checkpoints.samples import Sample, parse_samples
 from trireme.protocol import Progress
+from trireme_storage.store import ObjectStore
 from trireme_trainer.agent import log_upload as module
 from trireme_trainer.agent.history import SampleHistory, StepHistory
 from trireme_trainer.agent.log_upload import LogUpload
 from trireme_trainer.agent.logs import RankLog
 from trireme_trainer.agent.ranks import RankSet
-from trireme_trainer.checkpoint.store import ObjectStore
 
 KEYS = JobKeys("s3://bucket/p", "default", "job", "uid")
 LOG, HISTORY = KEYS.log(1, 0), KEYS.history(1, 0)

@@ -16,6 +16,7 @@ import torch
 from trireme.checkpoints import Manifest, ShardFile
 from trireme.protocol import JobConfig, JobIdentity, Section, Settings, StoreConfig
 from trireme.protocol.base import WireModel
+from trireme_storage.store import hash_file
 from trireme_trainer.agent.messages import (
     ExportedEvent,
     Inputs,
@@ -24,7 +25,6 @@ from trireme_trainer.agent.messages import (
     SavedEvent,
     SaveFailedEvent,
 )
-from trireme_trainer.checkpoint.store import hash_file
 from trireme_trainer.data.prepare import Preparation
 from trireme_trainer.engines.interface import (
     EngineConfig,

@@ -6,7 +6,7 @@ import boto3
 import pytest
 from botocore.exceptions import NoCredentialsError
 
-from trireme_trainer.checkpoint.credentials import CREDENTIALS_ENV, MountedCredentials, signed_in_session
+from trireme_storage.credentials import CREDENTIALS_ENV, MountedCredentials, signed_in_session
 
 PAIR = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 

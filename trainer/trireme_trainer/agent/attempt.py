@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trireme.protocol import AgentState, Failure, FailureKind, ModelRef, Progress, Target
 from trireme.protocol.messages import DRAINED_EXIT_CODE
+from trireme_storage.store import ObjectStore
 from trireme_trainer.agent.accounting import CategoryClock, category_of
 from trireme_trainer.agent.classify import RankEnd, first_cause
 from trireme_trainer.agent.committer import CommitPlace, Committer
@@ -40,7 +41,6 @@ from trireme_trainer.agent.programs import find_program
 from trireme_trainer.agent.ranks import RankProcess, RankSet, RankStart
 from trireme_trainer.agent.watch import HangWatch
 from trireme_trainer.checkpoint.fetch import NodeCache
-from trireme_trainer.checkpoint.store import ObjectStore
 from trireme_trainer.disk import is_disk_failure
 
 if TYPE_CHECKING:

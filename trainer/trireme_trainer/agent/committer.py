@@ -22,11 +22,11 @@ from pydantic import ValidationError
 
 from trireme.checkpoints import JobKeys, Manifest, ShardFile
 from trireme.protocol import CheckpointFact, CheckpointReport
+from trireme_storage.store import ObjectStore, StoreError, hash_file
 from trireme_trainer.agent.errors import AttemptOver, PeerError
 from trireme_trainer.agent.messages import SavedEvent, SaveFailedEvent, SlotShards
 from trireme_trainer.agent.saves import Save
 from trireme_trainer.checkpoint.retention import retain
-from trireme_trainer.checkpoint.store import ObjectStore, StoreError, hash_file
 
 log = logging.getLogger(__name__)
 FACTS_KEPT = 5

@@ -9,6 +9,7 @@ import time
 
 from trireme.protocol import AgentState, Phase, Report, Target, supersedes
 from trireme.protocol.messages import DRAINED_EXIT_CODE
+from trireme_storage.store import ObjectStore
 from trireme_trainer.agent.attempt import Attempt
 from trireme_trainer.agent.environment import AgentEnvironment
 from trireme_trainer.agent.errors import AttemptOver
@@ -17,7 +18,6 @@ from trireme_trainer.agent.launcher import Launcher
 from trireme_trainer.agent.messages import PeerState, SlotShards
 from trireme_trainer.agent.preparation import Preparation
 from trireme_trainer.agent.programs import find_program
-from trireme_trainer.checkpoint.store import ObjectStore
 from trireme_trainer.metrics.prometheus import TrainingMetrics
 
 log = logging.getLogger(__name__)

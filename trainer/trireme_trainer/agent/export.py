@@ -10,8 +10,8 @@ from pathlib import Path
 
 from trireme.checkpoints import JobKeys, Manifest, ShardFile
 from trireme.protocol import ModelRef
+from trireme_storage.store import ObjectStore, StoreError, hash_file
 from trireme_trainer.agent.messages import ExportedEvent
-from trireme_trainer.checkpoint.store import ObjectStore, StoreError, hash_file
 
 log = logging.getLogger(__name__)
 EXPORT_RETRY_SECONDS = 5.0

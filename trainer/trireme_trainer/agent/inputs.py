@@ -12,11 +12,12 @@ from pathlib import Path
 
 from trireme.checkpoints import JobKeys
 from trireme.protocol import StoreConfig, Target
+from trireme_storage.fetch import Corrupt
+from trireme_storage.store import ObjectStore, StoreError
 from trireme_trainer.agent.messages import Inputs
 from trireme_trainer.agent.programs import StartingWeights
-from trireme_trainer.checkpoint.fetch import Corrupt, NodeCache
+from trireme_trainer.checkpoint.fetch import NodeCache
 from trireme_trainer.checkpoint.inventory import ResumeRecord, resume_key
-from trireme_trainer.checkpoint.store import ObjectStore, StoreError
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 3.0

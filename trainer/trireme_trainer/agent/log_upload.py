@@ -7,9 +7,9 @@ import itertools
 import logging
 
 from trireme.checkpoints import JobKeys
+from trireme_storage.store import ObjectStore, StoreError
 from trireme_trainer.agent.history import SampleHistory, StepHistory
 from trireme_trainer.agent.ranks import RankSet
-from trireme_trainer.checkpoint.store import ObjectStore, StoreError
 
 log = logging.getLogger(__name__)
 LOG_SECONDS = (4.0, 8.0, 15.0, 30.0)

@@ -19,11 +19,11 @@ from trireme.checkpoints import JobKeys, parse_step_key
 from trireme.checkpoints.keys import MANIFEST_NAME
 from trireme.protocol import ResumePoint
 from trireme.protocol.base import WireModel
-from trireme_trainer.checkpoint.fetch import Corrupt, read_manifest
-from trireme_trainer.checkpoint.store import ObjectNotFound
+from trireme_storage.fetch import Corrupt, read_manifest
+from trireme_storage.store import ObjectNotFound
 
 if TYPE_CHECKING:
-    from trireme_trainer.checkpoint.store import ObjectStore
+    from trireme_storage.store import ObjectStore
 
 RESUME_NAME = "resume.json"
 _STEP_OBJECT = re.compile(r"a(\d+)/step-(\d+)/(.+)")

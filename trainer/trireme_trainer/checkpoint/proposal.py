@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from trireme.checkpoints import JobKeys, Manifest
 from trireme.checkpoints.keys import MANIFEST_NAME
 from trireme.protocol import RejectedCheckpoint, ResumePoint
-from trireme_trainer.checkpoint.fetch import Corrupt, NodeCache, read_manifest
+from trireme_storage.fetch import Corrupt, read_manifest
+from trireme_storage.store import ObjectStore
+from trireme_trainer.checkpoint.fetch import NodeCache
 from trireme_trainer.checkpoint.inventory import RESUME_NAME, Inventory, StoredStep, resume_key, uid_of
-from trireme_trainer.checkpoint.store import ObjectStore
 
 log = logging.getLogger(__name__)
 

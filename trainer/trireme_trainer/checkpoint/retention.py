@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 from trireme.checkpoints import JobKeys
 from trireme.checkpoints.keys import MANIFEST_NAME
+from trireme_storage.store import ObjectStore
 from trireme_trainer.checkpoint.inventory import Inventory, StoredStep
-from trireme_trainer.checkpoint.store import ObjectStore
 
 ORPHAN_SECONDS = 3600.0
 

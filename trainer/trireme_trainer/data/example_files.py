@@ -17,13 +17,14 @@ import numpy.typing as npt
 
 from trireme.checkpoints import ShardFile
 from trireme.protocol import StoreConfig
-from trireme_trainer.checkpoint.store import hash_file
+from trireme_storage.store import hash_file
 from trireme_trainer.data.classes import Classes
 from trireme_trainer.data.dataset import INDEX_NAME, TOKENIZER_DIRECTORY, DatasetIndex, SourceIndex
 from trireme_trainer.data.errors import DataEmpty, DataUnreadable
 from trireme_trainer.data.examples import Example, ExampleInvalid, ExampleMaker, Invalid
 from trireme_trainer.data.packing import best_fit_rows
 from trireme_trainer.data.sources import Source, SourceConfig, SourceFile, open_text, readable, training_files
+from trireme_trainer.data.stdlib_records import STDLIB_URI, function_records
 
 log = logging.getLogger(__name__)
 DTYPE = "<i4"
@@ -239,6 +240,13 @@ class ExamplePreparation:
     def _lines(self, source: Source, file: SourceFile) -> Iterator[tuple[int, str]]:
         path = source.local(file)
         with readable(file), open_text(path, file.name) as text:
+            if source.config.uri == STDLIB_URI:
+                try:
+                    for number, record in function_records(text.read()):
+                        yield number, json.dumps(record)
+                except SyntaxError as error:
+                    raise DataUnreadable(f"{file.identity}: {error}; leave it out with exclude") from error
+                return
             for number, line in enumerate(text, 1):
                 if line.strip():
                     yield number, line

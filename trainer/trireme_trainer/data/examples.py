@@ -27,6 +27,9 @@ WITHOUT_INPUT = (
 """Taori et al. 2023 (Stanford Alpaca)."""
 
 Record = Mapping[str, Any]
+Message = dict[str, Any]
+"""role and content, and of a tool's use what templates know: tool_calls, tool_call_id, name."""
+TOOL_FIELDS = ("tool_calls", "tool_call_id", "name")
 
 
 class ExampleInvalid(DataError):
@@ -73,7 +76,7 @@ class TextTokenizer(Protocol):
     chat_template: str | None
 
     def __call__(self, text: str, **how: Any) -> Mapping[str, Any]: ...
-    def apply_chat_template(self, messages: list[dict[str, str]], **how: Any) -> str: ...
+    def apply_chat_template(self, messages: list[Message], **how: Any) -> str: ...
 
 
 def text_of(record: Record, column: str, *, empty: bool = False) -> str:
@@ -151,25 +154,29 @@ class Formatter:
         messages = messages_of(record, columns.get("messages", "messages"))
         if messages[-1]["role"] != "assistant":
             raise Invalid(f"the last message is the {messages[-1]['role']}'s and not the assistant's")
-        text = self._render(messages)
+        tools = tools_of(record, columns.get("tools", "tools"))
+        text = self._render(messages, tools)
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        tokens, spans = cast(list[int], encoded["input_ids"]), self._answers(messages, text)
+        tokens, spans = cast(list[int], encoded["input_ids"]), self._answers(messages, text, tools)
         labels = [
             token if any(begin <= start < end for begin, end in spans) else IGNORED
             for token, (start, _) in zip(tokens, encoded["offset_mapping"], strict=True)
         ]
         return Example(tokens, labels)
 
-    def _render(self, messages: list[dict[str, str]], *, ask: bool = False) -> str:
-        return render_chat(self._tokenizer, self._template, messages, ask=ask)
+    def _render(self, messages: list[Message], tools: list[Any] | None, *, ask: bool = False) -> str:
+        return render_chat(self._tokenizer, self._template, messages, ask=ask, tools=tools)
 
-    def _answers(self, messages: list[dict[str, str]], text: str) -> list[tuple[int, int]]:
+    def _answers(self, messages: list[Message], text: str, tools: list[Any] | None) -> list[tuple[int, int]]:
         """Where in the text the assistant speaks, its ends of turn included."""
         spans = []
         for number, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before, after = self._render(messages[:number], ask=True), self._render(messages[: number + 1])
+            before, after = (
+                self._render(messages[:number], tools, ask=True),
+                self._render(messages[: number + 1], tools),
+            )
             if not after.startswith(before) or not text.startswith(after):
                 raise ChatTemplateUnsuitable(
                     "the chat template renders a turn differently once another follows, so that nobody can tell which "
@@ -180,18 +187,31 @@ class Formatter:
 
 
 def render_chat(
-    tokenizer: TextTokenizer, template: str | None, messages: list[dict[str, str]], *, ask: bool = False
+    tokenizer: TextTokenizer,
+    template: str | None,
+    messages: list[Message],
+    *,
+    ask: bool = False,
+    tools: list[Any] | None = None,
 ) -> str:
     """The text of a chat; `ask`: with what comes before the assistant's next turn. Raises Invalid."""
     try:
         return tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, add_generation_prompt=ask
+            messages, chat_template=template, tokenize=False, add_generation_prompt=ask, tools=tools
         )
     except Exception as error:  # a template is a program, and may raise what it likes
         raise Invalid(f"the chat template refuses it: {error}") from error
 
 
-def messages_of(record: Record, column: str) -> list[dict[str, str]]:
+def tools_of(record: Record, column: str) -> list[Any] | None:
+    """The tools that the assistant may use: JSON schemas of functions. Raises Invalid."""
+    tools = record.get(column)
+    if tools is None or (isinstance(tools, list) and all(isinstance(tool, Mapping) for tool in tools)):
+        return tools or None
+    raise Invalid(f"field {column!r} is no list of tools")
+
+
+def messages_of(record: Record, column: str) -> list[Message]:
     """The messages in a field. Raises Invalid."""
     value = record.get(column)
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
@@ -200,6 +220,10 @@ def messages_of(record: Record, column: str) -> list[dict[str, str]]:
     for number, message in enumerate(value):
         if not isinstance(message, Mapping):
             raise Invalid(f"message {number} is no object of role and content")
-        role = text_of(message, "role")
-        found.append({"role": role, "content": text_of(message, "content", empty=role != "assistant")})
+        role, calls = text_of(message, "role"), message.get("tool_calls")
+        # An assistant that calls a tool may say nothing.
+        silent = message.get("content") is None and bool(calls)
+        content = "" if silent else text_of(message, "content", empty=role != "assistant" or bool(calls))
+        used = {name: message[name] for name in TOOL_FIELDS if message.get(name) is not None}
+        found.append({"role": role, "content": content, **used})
     return found

@@ -15,7 +15,7 @@ import numpy as np
 
 from trireme.checkpoints import JobKeys, ShardFile, parse_s3_uri
 from trireme.protocol import DatasetRef, StoreConfig
-from trireme_trainer.checkpoint.store import ObjectStore, hash_file
+from trireme_storage.store import ObjectStore, hash_file
 from trireme_trainer.data.dataset import INDEX_NAME, TOKENIZER_DIRECTORY, DatasetIndex, SourceIndex
 from trireme_trainer.data.errors import DataEmpty, NoTokens, TokenizerUnusable
 from trireme_trainer.data.sources import Document, Source, SourceConfig, SourceFile, training_files

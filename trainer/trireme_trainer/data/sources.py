@@ -20,7 +20,7 @@ from typing import IO, Literal, cast
 
 from trireme.checkpoints import parse_s3_uri
 from trireme.protocol import StoreConfig
-from trireme_trainer.checkpoint.store import MIB, ObjectStore, StoreError
+from trireme_storage.store import MIB, ObjectStore, StoreError
 from trireme_trainer.data.errors import DataEmpty, DataNotFound, DataUnreadable
 
 PIECE_CHARACTERS = MIB

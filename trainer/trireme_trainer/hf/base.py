@@ -10,9 +10,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trireme.checkpoints import parse_s3_uri
 from trireme.checkpoints.keys import MANIFEST_NAME
 from trireme.protocol import StoreConfig
+from trireme_storage.fetch import Corrupt, read_manifest, verify_local
+from trireme_storage.store import ObjectStore, StoreError
 from trireme_trainer.agent.programs import StartingWeights
-from trireme_trainer.checkpoint.fetch import Corrupt, read_manifest, verify_local
-from trireme_trainer.checkpoint.store import ObjectStore, StoreError
 from trireme_trainer.data.errors import TokenizerUnusable
 from trireme_trainer.data.prepare import fetch_folder
 from trireme_trainer.hf.models import BaseUnusable

@@ -19,7 +19,9 @@ from trireme_trainer.data.example_files import ExampleSourceConfig
 from trireme_trainer.data.sources import SourceConfig
 from trireme_trainer.hf.models import CAUSAL, Head
 
-_FREE = frozenset({"steps", "epochs", "microBatchSize", "recompute", "zeroStage", "validationIntervalSteps"})
+_FREE = frozenset(
+    {"steps", "epochs", "microBatchSize", "recompute", "zeroStage", "validationIntervalSteps", "earlyStopping"}
+)
 """How the work is cut up and watched, and how long it goes on: a resumed run may differ in these."""
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from datasets import Dataset
 from torch.utils.data import Sampler
@@ -16,29 +18,43 @@ from trireme_trainer.data.order import SampleOrder
 
 
 class Rows:
-    """All examples of a split as rows, source after source."""
+    """All examples of a split as rows, source after source; packed ones several to a row."""
 
-    def __init__(self, files: list[ExampleFile]) -> None:
-        self.counts = [len(file) for file in files]
+    def __init__(self, files: list[ExampleFile], *, classified: bool = False) -> None:
+        """`classified`: an example has one label, the number of its class."""
+        self.counts = [len(file.rows) for file in files]
         self.first = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
-        lengths = [np.diff(file.ends, prepend=0) for file in files]
+        files = [file for file in files if len(file)]
+        ends = [file.ends[file.rows - 1] for file in files]
+        lengths = [np.diff(of_file, prepend=0) for of_file in ends]
         self.lengths = np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int64)
-        self.dataset = Dataset(pa.table({"input_ids": _lists(files, "tokens"), "labels": _lists(files, "labels")}))
+        labels = [file.labels for file in files]
+        columns = {
+            "input_ids": _lists([file.tokens for file in files], ends),
+            "labels": _numbers(labels) if classified else _lists(labels, ends),
+        }
+        if any(file.packed for file in files):
+            of_examples = [np.diff(file.ends, prepend=0) for file in files]
+            columns["seq_lengths"] = _lists(of_examples, [file.rows for file in files])
+        self.dataset = Dataset(pa.table(columns))
 
     def __len__(self) -> int:
         return int(self.first[-1])
 
 
-def _lists(files: list[ExampleFile], name: str) -> pa.ChunkedArray:
-    """A list per example; the numbers stay where they are, memory-mapped."""
+def _lists(numbers: list[npt.NDArray[Any]], ends: list[npt.NDArray[np.int64]]) -> pa.ChunkedArray:
+    """A list per row, which ends at one of the ends; the numbers stay where they are, memory-mapped."""
     chunks = [
         pa.LargeListArray.from_arrays(
-            np.concatenate([[0], file.ends]).astype(np.int64), pa.array(np.asarray(getattr(file, name), dtype=np.int32))
+            np.concatenate([[0], of_file]).astype(np.int64), pa.array(np.asarray(values, dtype=np.int32))
         )
-        for file in files
-        if len(file)
+        for values, of_file in zip(numbers, ends, strict=True)
     ]
     return pa.chunked_array(chunks, type=pa.large_list(pa.int32()))
+
+
+def _numbers(numbers: list[npt.NDArray[Any]]) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array(np.asarray(of_file, dtype=np.int64)) for of_file in numbers], type=pa.int64())
 
 
 class ExampleDataset:
@@ -53,7 +69,7 @@ class ExampleDataset:
 
     def make_rows(self, index: DatasetIndex, files: list[ExampleFile]) -> Rows:
         """The rows of a split."""
-        return Rows(files)
+        return Rows(files, classified=index.classes is not None)
 
     def rows(self, step: int) -> list[int]:
         """The training rows of the step that follows `step` completed steps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,9 +12,9 @@ import torch
 
 from trireme_trainer.hf.base import load_tokenizer
 from trireme_trainer.hf.config import HFConfig
-from trireme_trainer.hf.models import CAUSAL, load_model, peft_config, with_adapter
+from trireme_trainer.hf.models import load_model, peft_config, with_adapter
 
-ADAPTER_DIRECTORY = "adapter"
+ADAPTER_DIRECTORY, CLASSES_NAME = "adapter", "classes.json"
 MERGE_TOLERANCE = 1e-4
 """Largest difference of a logit, in float32, between base with adapter and merged model."""
 PROBE_TOKENS = 32
@@ -44,17 +45,19 @@ def export(
         for name, value in weights.items():
             parameters[name].copy_(value)
     model.eval()
-    if config.head is not CAUSAL and model.config.pad_token_id is None:
+    if config.head.task_type == "SEQ_CLS":
         # Of several texts of different length, a head that answers once finds each one's last token by this.
         taught_with = load_tokenizer(tokenizer)
         padding = taught_with.pad_token_id
-        model.config.pad_token_id = taught_with.eos_token_id if padding is None else padding
+        model.config.get_text_config().pad_token_id = taught_with.eos_token_id if padding is None else padding
     if adapter is not None:
         place = directory / ADAPTER_DIRECTORY if config.spec.output.merge else directory
         # The folder of this node means nothing elsewhere.
         model.peft_config["default"].base_model_name_or_path = config.base.uri
         model.save_pretrained(place)
         (place / "README.md").unlink(missing_ok=True)
+        if config.head.names:  # an adapter's own configuration has no place for them
+            (place / CLASSES_NAME).write_text(json.dumps(config.head.names))
         alive()
     if adapter is not None and config.spec.output.merge:
         model = _merged(model)

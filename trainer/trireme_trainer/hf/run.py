@@ -29,6 +29,7 @@ from trireme_trainer.hf.config import HFConfig
 from trireme_trainer.hf.data import ExampleDataset, StepSampler
 from trireme_trainer.hf.export import export
 from trireme_trainer.hf.models import load_model, peft_config
+from trireme_trainer.hf.patience import BEST, Patience
 from trireme_trainer.hf.ranks import GroupRanks
 from trireme_trainer.hf.state import WEIGHT, StoredTensors, trainable_of, write_state
 from trireme_trainer.hf.steering import StepTrainer, quiet
@@ -110,6 +111,9 @@ class HFRun:
         self._step_began = clock()
         self._tokens = 0
         self._peak = peak
+        self.patience = self.make_patience()
+        self._stopped_before = False
+        """Whether the checkpoint is of a run that had stopped."""
 
     # -- what a kind adds
 
@@ -122,6 +126,10 @@ class HFRun:
     ) -> StepTrainer:
         """The trainer that makes the steps, of a loaded model; `arguments` are those of transformers' trainers."""
         raise NotImplementedError
+
+    def make_patience(self) -> Patience | None:
+        """When to stop before the last step; None: never."""
+        return None
 
     def make_dataset(self, directory: Path) -> ExampleDataset:
         """The prepared data set in a directory."""
@@ -167,7 +175,12 @@ class HFRun:
     @property
     def _complete(self) -> bool:
         """Whether the checkpoint is of the last step: nothing is left but to validate and export."""
-        return self._first >= self._total
+        return self._first >= self._total or self._stopped_before
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no step is to follow though there could be one."""
+        return self.patience is not None and self.patience.exhausted
 
     @property
     def _step(self) -> int:
@@ -178,7 +191,9 @@ class HFRun:
         tokenizer = load_tokenizer(self._tokenizer_directory)
         self.channel.alive()
         torch.manual_seed(training.seed)  # of a new head's weights
-        model = load_model(self.folders[config.base_name], self.weights_dtype, config.head)
+        quantised_on = self.ranks.device if config.spec.method.type == "qlora" else None
+        folder = self.folders[config.base_name]
+        model = load_model(folder, self.weights_dtype, config.head, quantised_on=quantised_on)
         self.channel.alive()
         directory = self.place.save_directory / "trainer"
         arguments = common_arguments(config, self._total * self.updates_per_step, directory, zero=not self._complete)
@@ -290,16 +305,25 @@ class HFRun:
         if not step:
             self._counters.start_metrics = {f"start/{name}": value for name, value in shown.items()}
         self._counters.validation_metrics = {f"validation/{name}": value for name, value in found.metrics.items()}
+        patience = self.patience
+        if patience is None or not step or found.loss is None:
+            return
+        if patience.see(found.loss, step) and not self._complete:
+            patience.keep(self._trainable().weights(), self.place.rank)
+        self._counters.validation_metrics |= patience.metrics
 
     def _finish(self) -> Outcome:
         """Save, validate, export. Whatever fails after the save costs no step: the next attempt goes on from there."""
         step = self._step
+        if self.stopped:
+            self._total = step
         if self._run.unsaved(step):
             self.save()
         if self._counters.validation_step != step:
             self._evaluate(step)
         progress = self._progress or Progress(**self._facts(step))
         validated = {
+            "total_steps": self._total,
             "validation_loss": self._counters.validation_loss,
             "metrics": {**progress.metrics, **self._counters.metrics},
         }
@@ -311,6 +335,8 @@ class HFRun:
         )
         # All of them on every rank: with ZeRO, to read one is collective.
         weights = {name: tensor.cpu() for name, tensor in trained}
+        if self.patience is not None and self.patience.step != step:
+            weights = self.patience.weights  # of rank 0, which writes
         weights = {new: tensor for name, tensor in weights.items() if (new := self.exported_name(name)) is not None}
         unset_hf_deepspeed_config()  # else every model that is loaded from here on is shared out at once
 
@@ -339,6 +365,7 @@ class HFRun:
                 self._extra_state(),
                 rank=self.place.rank,
                 world_size=self.place.world_size,
+                more=self.patience.tensors(self._step) if self.patience is not None else None,
             )
 
         self._run.save(self._step, self._counters.tokens, write, self._manifest)
@@ -356,6 +383,7 @@ class HFRun:
             "validationStep": counters.validation_step,
             "validationMetrics": counters.validation_metrics,
             "startMetrics": counters.start_metrics,
+            "patience": self.patience.state() if self.patience is not None else None,
         }
 
     def _manifest(self) -> dict[str, Any]:
@@ -366,7 +394,13 @@ class HFRun:
             "datasetDigest": self._dataset_digest,
             "began": self._run.began(),
             "layout": {"data": self.config.plan.data},
-            "state": {**self._extra_state(), "totalSteps": self._total, "training": self.config.record},
+            "state": {
+                **self._extra_state(),
+                "totalSteps": self._total,
+                "training": self.config.record,
+                # An adapter is served beside this model and no other.
+                "base": {"uri": self.config.base.uri, "digest": self.config.base.digest},
+            },
         }
 
     def _read_checkpoint(self, directory: Path) -> None:
@@ -393,6 +427,10 @@ class HFRun:
             validation_metrics=state.get("validationMetrics") or {},
             start_metrics=state.get("startMetrics") or {},
         )
+        if self.patience is not None and (kept := state.get("patience")):
+            at_best = kept["step"] == manifest.step
+            self.patience.restore(kept, stored.part(WEIGHT if at_best else BEST) if self.place.rank == 0 else {})
+            self._stopped_before = self.patience.exhausted
 
     def restore(self, state: TrainerState) -> None:
         """Into model, optimizer and schedule, as soon as they are made. Raises RestoreFailed."""

@@ -6,7 +6,7 @@ Names are those of the model's parameters, so that a checkpoint of one world siz
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -166,9 +166,17 @@ def file_name(rank: int) -> str:
 
 
 def write_state(
-    directory: Path, trainable: Trainable, state: dict[str, Any], *, rank: int, world_size: int
+    directory: Path,
+    trainable: Trainable,
+    state: dict[str, Any],
+    *,
+    rank: int,
+    world_size: int,
+    more: Mapping[str, torch.Tensor] | None = None,
 ) -> list[str]:
     """Write this rank's part of a checkpoint: of all whole tensors every world_size-th; rank 0 also the JSON state.
+
+    `more`: tensors of this rank's own, by keys that no other rank has.
 
     Collective; the names of the files. Raises OSError and NonFiniteState, after the last collective.
     """
@@ -176,7 +184,7 @@ def write_state(
         key: tensor.detach().to("cpu", copy=True).contiguous()
         for number, (key, tensor) in enumerate(trainable.tensors())
         if number % world_size == rank
-    }
+    } | dict(more or {})
     directory.mkdir(parents=True, exist_ok=True)
     files = []
     if mine:
@@ -204,6 +212,11 @@ class StoredTensors:
         if self.state.get("format") != FORMAT:
             raise CheckpointFormatError(f"{STATE_FILE}: format {self.state.get('format')!r}, expected {FORMAT!r}")
         self._files = {key: file for file in files for key in file.keys()}  # noqa: SIM118 it is no mapping
+
+    def part(self, name: str) -> dict[str, torch.Tensor]:
+        """All tensors of a part, by what follows its name."""
+        mine = [key for key in self._files if key.startswith(f"{name}/")]
+        return {key.removeprefix(f"{name}/"): self._files[key].get_tensor(key) for key in mine}
 
     def read(self, key: str, shape: torch.Size) -> torch.Tensor:
         """One tensor. Raises CheckpointFormatError unless it is there in this shape."""

@@ -19,6 +19,8 @@ class Steering(Protocol):
 
     @property
     def updates_per_step(self) -> int: ...
+    @property
+    def stopped(self) -> bool: ...
     def sampler(self) -> Sampler[int]: ...
     def restore(self, state: TrainerState) -> None: ...
     def begin_step(self, step: int) -> None: ...
@@ -91,7 +93,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         if (step := self._step(state)) is not None:
             wish = self._run.end_step(step)
             control.should_save = wish == Wish.SAVE
-            control.should_training_stop = control.should_training_stop or wish == Wish.DRAIN
+            control.should_training_stop = control.should_training_stop or wish == Wish.DRAIN or self._run.stopped
 
     def on_log(
         self,

@@ -21,9 +21,6 @@ class TrainingMetrics:
         self._facts: set[int] = set()
         self._loss = self._gauge("trireme_train_loss", "Mean cross entropy in nats of the last step")
         self._validation = self._gauge("trireme_validation_loss", "Mean cross entropy in nats of the last validation")
-        self._accuracy = self._gauge(
-            "trireme_validation_accuracy_ratio", "Share of right answers of the last validation, of a classifier"
-        )
         self._rate = self._gauge("trireme_train_learning_rate", "Learning rate of the last step")
         self._norm = self._gauge("trireme_train_grad_norm", "Global gradient norm before clipping")
         self._step = self._gauge("trireme_train_step", "Completed optimizer steps of the job")
@@ -72,7 +69,6 @@ class TrainingMetrics:
         values = (
             (self._loss, progress.loss),
             (self._validation, progress.validation_loss),
-            (self._accuracy, progress.validation_accuracy),
             (self._rate, progress.learning_rate),
             (self._norm, progress.grad_norm),
             (self._tflops, progress.tflops_per_device),

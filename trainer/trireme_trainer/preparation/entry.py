@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trireme.protocol import InputsProblem, JobConfig, ProposedResume, Target
+from trireme_storage.store import StoreError
 from trireme_trainer.agent.channel import AGENT_PID_ENV, die_with_parent
 from trireme_trainer.agent.preparation import PreparationResult
 from trireme_trainer.checkpoint.proposal import AttemptInStore, ResumeProblem
-from trireme_trainer.checkpoint.store import StoreError
 from trireme_trainer.data.errors import DataError
 
 

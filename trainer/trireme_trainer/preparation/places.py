@@ -8,9 +8,9 @@ from pathlib import Path
 
 from trireme.checkpoints import JobKeys, parse_s3_uri
 from trireme.protocol import DatasetRef, JobConfig
+from trireme_storage.store import ObjectNotFound, ObjectStore
 from trireme_trainer.checkpoint.fetch import NodeCache
 from trireme_trainer.checkpoint.proposal import ResumeProblem
-from trireme_trainer.checkpoint.store import ObjectNotFound, ObjectStore
 from trireme_trainer.data.dataset import INDEX_NAME, DatasetIndex
 from trireme_trainer.data.prepare import store_dataset
 

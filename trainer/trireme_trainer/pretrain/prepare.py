@@ -10,11 +10,11 @@ from pathlib import Path
 from trireme.checkpoints import parse_s3_uri
 from trireme.checkpoints.keys import MANIFEST_NAME
 from trireme.protocol import JobConfig, ProposedResume, Target
+from trireme_storage.fetch import Corrupt, read_manifest
+from trireme_storage.store import ObjectStore, StoreError
 from trireme_trainer.agent.preparation import PreparationResult
 from trireme_trainer.agent.programs import StartingWeights
-from trireme_trainer.checkpoint.fetch import Corrupt, read_manifest
 from trireme_trainer.checkpoint.proposal import Expected, ResumeFinder, ResumeProblem
-from trireme_trainer.checkpoint.store import ObjectStore, StoreError
 from trireme_trainer.data.dataset import TOKENIZER_DIRECTORY, DatasetIndex
 from trireme_trainer.data.errors import TokenizerUnusable
 from trireme_trainer.data.prepare import DataConfig, Preparation

@@ -15,6 +15,7 @@ from trireme.checkpoints import Manifest
 from trireme.checkpoints.manifest import AttemptStart
 from trireme.protocol import Progress, ResumePoint, Section, Settings
 from trireme.protocol.base import WireModel
+from trireme_storage.fetch import Corrupt, verify_local
 from trireme_trainer.agent.messages import (
     ExportedEvent,
     NewSettings,
@@ -22,7 +23,6 @@ from trireme_trainer.agent.messages import (
     SavedEvent,
     SaveFailedEvent,
 )
-from trireme_trainer.checkpoint.fetch import Corrupt, verify_local
 from trireme_trainer.disk import is_full
 from trireme_trainer.engines.interface import NonFiniteState
 from trireme_trainer.metrics.memory import peak_memory_bytes

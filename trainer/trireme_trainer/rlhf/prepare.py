@@ -12,8 +12,8 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from trireme.checkpoints import ShardFile
 from trireme.protocol import JobConfig, ModelSizes, Target
 from trireme.resources.common import FILES_PATH
+from trireme_storage.store import hash_file
 from trireme_trainer.agent.preparation import PreparationResult
-from trireme_trainer.checkpoint.store import hash_file
 from trireme_trainer.data.dataset import INDEX_NAME, TOKENIZER_DIRECTORY, DatasetIndex
 from trireme_trainer.data.errors import DataError, TokenizerUnusable
 from trireme_trainer.data.example_files import ExamplePreparation

@@ -24,7 +24,7 @@ from botocore.exceptions import (
 from trireme.checkpoints import parse_s3_uri
 from trireme.loopback import is_loopback
 from trireme.protocol import StoreConfig
-from trireme_trainer.checkpoint.credentials import signed_in_session
+from trireme_storage.credentials import signed_in_session
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
