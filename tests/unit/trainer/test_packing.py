@@ -111,6 +111,7 @@ def llama(attention: str) -> Any:
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
+            initializer_range=0.1,  # so that what stands before a token matters
             attn_implementation=attention,
         )
     )
@@ -119,7 +120,14 @@ def llama(attention: str) -> Any:
 def gpt2(attention: str) -> Any:
     """Learned positions instead of rotary ones."""
     torch.manual_seed(0)
-    shape = {"vocab_size": 64, "n_positions": CAPACITY, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    shape = {
+        "vocab_size": 64,
+        "n_positions": CAPACITY,
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "initializer_range": 0.1,
+    }
     return GPT2LMHeadModel(GPT2Config(**shape, attn_implementation=attention)).eval()
 
 
@@ -167,7 +175,7 @@ def test_no_example_of_a_row_changes_anothers_logits(examples: list[list[int]]) 
     changed = {**batch, "input_ids": batch["input_ids"].clone()}
     changed["input_ids"][0, : len(first)] = 1
     with torch.no_grad():
-        before, after = model(**batch).logits, model(**changed).logits
+        before, after = (model(**given, use_cache=False).logits for given in (batch, changed))
     assert labels.shape == before.shape[:2]
     assert torch.equal(before[0, len(first) :], after[0, len(first) :])
     assert not torch.equal(before[0, : len(first)], after[0, : len(first)])
