@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient, NotFoundError, OpenAI, PermissionDeniedError
+from openai import AsyncOpenAI, DefaultAsyncHttpx2Client, NotFoundError, OpenAI, PermissionDeniedError
 from product import Product, wait_for
 
 from tiny_language_model import write_adapter, write_manifest, write_model
@@ -174,7 +174,7 @@ class Traffic(threading.Thread):
 
     async def _all(self) -> None:
         # The real client, without the retries that would hide a refused request.
-        http = DefaultAsyncHttpxClient(trust_env=False)
+        http = DefaultAsyncHttpx2Client(trust_env=False)
         async with AsyncOpenAI(base_url=self._url, api_key="none", max_retries=0, http_client=http) as client:
             tasks = []
             for number in range(REQUESTS):
