@@ -1,8 +1,8 @@
 """ASGI middleware that runs inside vLLM's server: who may change adapters, and what is still being answered.
 
-vLLM lets anybody who reaches the API load adapters, scale the engine or end others' requests. Here only the program that
-started it may, by a token that it made for this one process. The middleware also counts the requests in flight, and has
-clients leave when the replica drains.
+vLLM lets anybody who reaches the API load adapters, scale the engine or end others' requests. Here only the program
+that started it may, by a token that it made for this one process. The middleware also counts the requests in flight,
+and has clients leave when the replica drains.
 """
 
 from __future__ import annotations

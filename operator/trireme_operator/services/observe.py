@@ -233,7 +233,7 @@ class ReplicaPoller:
                     tasks.append(asyncio.ensure_future(self._one(session, key, uid, pod.uid, pod.address)))
         for known in (self._reports, self._heard):
             for gone in [uid for uid in known if uid not in present]:
-                del known[gone]  # type: ignore[attr-defined]
+                del known[gone]
         if tasks:
             await asyncio.wait(tasks, timeout=self._interval)
 
