@@ -57,6 +57,10 @@ def arguments(config: ServingConfig, model: Path, address: str) -> list[str]:
     if config.on_cpu:
         # Compiling takes minutes and a C++ compiler, and gains little on processors.
         found.append("--enforce-eager")
+        if config.devices == 1:
+            # A worker of its own would bind itself to the same cores as that of any other replica on the computer.
+            found.append("--distributed-executor-backend=uni")
+    # What comes last counts: arguments of the spec replace these defaults.
     return [*found, *config.extra_arguments]
 
 

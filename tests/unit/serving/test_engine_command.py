@@ -26,6 +26,7 @@ def test_every_field_has_its_flag() -> None:
     assert (found["--max-num-seqs"], found["--tensor-parallel-size"]) == ("4", "2")
     assert (found["--max-loras"], found["--max-lora-rank"]) == ("2", "8")
     assert "--enforce-eager" in found
+    assert flags(on_cpu=True)["--distributed-executor-backend"] == "uni"
 
 
 def test_no_adapter_can_be_loaded_where_there_is_no_room_for_any() -> None:
