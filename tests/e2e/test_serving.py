@@ -25,7 +25,7 @@ from trireme_cli.local import STORE_SECRET
 
 Json = dict[str, Any]
 pytestmark = pytest.mark.long
-REQUESTS, REQUESTS_PER_SECOND = 500, 1.0
+REQUESTS, REQUESTS_PER_SECOND = 500, 1.5
 START_SECONDS = 420.0
 TOKENS = 24
 
@@ -160,12 +160,13 @@ def apply(product: Product, services: list[TestedService], given: Json) -> Teste
 
 
 class Traffic(threading.Thread):
-    """Streamed requests at a steady rate, for the model and an adapter in turn."""
+    """Streamed requests at a steady rate, for the model and an adapter in turn: REQUESTS, and on until `enough`."""
 
     def __init__(self, url: str, models: tuple[str, ...]) -> None:
         super().__init__(daemon=True)
         self._url, self._models = url, models
         self.begun = 0
+        self.enough = threading.Event()
         self.answers: Counter[str] = Counter()
         self.errors: list[str] = []
 
@@ -177,14 +178,14 @@ class Traffic(threading.Thread):
         http = DefaultAsyncHttpx2Client(trust_env=False)
         async with AsyncOpenAI(base_url=self._url, api_key="none", max_retries=0, http_client=http) as client:
             tasks = []
-            for number in range(REQUESTS):
-                tasks.append(asyncio.create_task(self._one(client, number)))
+            while self.begun < REQUESTS or not self.enough.is_set():
+                tasks.append(asyncio.create_task(self._one(client, self.begun)))
+                self.begun += 1
                 await asyncio.sleep(1 / REQUESTS_PER_SECOND)
             await asyncio.gather(*tasks)
 
     async def _one(self, client: AsyncOpenAI, number: int) -> None:
         model = self._models[number % len(self._models)]
-        self.begun += 1
         try:
             stream = await client.completions.create(
                 model=model, prompt=f"def f{number}(", max_tokens=TOKENS, temperature=0, stream=True
@@ -238,11 +239,11 @@ def test_no_request_fails_while_a_replica_is_drained_and_killed_a_revision_rolls
     wanted = [("fr", released.uri("de"))]
     wait_for("the adapter is swapped", lambda: [*told(service).values()] == [wanted, wanted], 120)
 
-    assert traffic.is_alive(), "all of it must have happened under traffic"
+    traffic.enough.set()
     traffic.join(REQUESTS / REQUESTS_PER_SECOND + 120)
     assert not traffic.is_alive()
     assert traffic.errors == []
-    assert traffic.answers == {"tiny": REQUESTS / 2, "fr": REQUESTS / 2}
+    assert traffic.answers.total() == traffic.begun >= REQUESTS
     second = service.answer("fr")
     assert second not in (first, service.answer("tiny"))
 
