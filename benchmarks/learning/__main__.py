@@ -71,7 +71,7 @@ def _row(name: str, before: Sequence[float], after: Sequence[float]) -> str:
     """Means, and the mean change over its standard error."""
     changes = [b - a for a, b in zip(before, after, strict=True)]
     error = statistics.stdev(changes) / len(changes) ** 0.5
-    mean = statistics.mean(changes)
+    mean, start, end = (statistics.mean(values) for values in (changes, before, after))
     times = "-" if error == 0 else f"{abs(mean) / error:.1f}"
     return f"| {name} | {statistics.mean(before):.4f} | {statistics.mean(after):.4f} | {mean:+.4f} | {error:.4f} | {times} |"
 
