@@ -73,7 +73,8 @@ def _row(name: str, before: Sequence[float], after: Sequence[float]) -> str:
     error = statistics.stdev(changes) / len(changes) ** 0.5
     mean, start, end = (statistics.mean(values) for values in (changes, before, after))
     times = "-" if error == 0 else f"{abs(mean) / error:.1f}"
-    return f"| {name} | {statistics.mean(before):.4f} | {statistics.mean(after):.4f} | {mean:+.4f} | {error:.4f} | {times} |"
+    cells = (name, f"{start:.4f}", f"{end:.4f}", f"{mean:+.4f}", f"{error:.4f}", times)
+    return f"| {' | '.join(cells)} |"
 
 
 def _page(found: Mapping[str, Figures], seeds: Sequence[int], heading: str, steps: int) -> str:
