@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trireme.resources import kind_named
-from trireme.resources.status import InputStatus, ModelStatus, StatusModel
+from trireme.resources.status import InputStatus, StatusModel
 from trireme_cli.cluster import Cluster
 from trireme_cli.jobs import Resource, find_resource, get_resource
 from trireme_cli.resources import Kubeconfig, Namespace
@@ -27,11 +27,18 @@ class Link:
     digest: str
 
 
+class LinkModel(StatusModel):
+    """A model as the status of any kind names it; a service that has just begun may not know its digest."""
+
+    uri: str
+    digest: str | None = None
+
+
 class LinkStatus(StatusModel):
     """What the status of every kind tells of models."""
 
     state: str = "Pending"
-    model: ModelStatus | None = None
+    model: LinkModel | None = None
     inputs: tuple[InputStatus, ...] = ()
 
 
@@ -68,7 +75,7 @@ def chain(job: Resource, find: Find) -> Iterator[Link]:
     status = _status(job)
     model = status.model
     label = f"{job.type.kind}/{job.name}"
-    yield Link(0, label, job.uid, status.state, *((model.uri, model.digest) if model else ("", "")))
+    yield Link(0, label, job.uid, status.state, *((model.uri, model.digest or "") if model else ("", "")))
     yield from _inputs(job, find, 1, {job.uid})
 
 

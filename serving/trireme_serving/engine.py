@@ -57,6 +57,7 @@ def arguments(config: ServingConfig, model: Path, address: str) -> list[str]:
     if config.on_cpu:
         # Compiling takes minutes and a C++ compiler, and gains little on processors.
         found.append("--enforce-eager")
+    # What comes last counts: arguments of the spec replace these defaults.
     return [*found, *config.extra_arguments]
 
 
@@ -71,6 +72,9 @@ def environment(inherited: Mapping[str, str], scratch: Path, token: str, config:
         "VLLM_CACHE_ROOT": str(scratch / "vllm"),
         guard.TOKEN_ENV: token,
     }
+    if config.on_cpu:
+        # By itself each replica would bind its threads to the first cores, the same as every other on the computer.
+        found.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     if config.adapter_room is not None:
         found["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     return found

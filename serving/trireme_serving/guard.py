@@ -1,7 +1,8 @@
 """ASGI middleware that runs inside vLLM's server: who may change adapters, and what is still being answered.
 
-vLLM lets anybody who reaches the API load adapters. Here only the program that started it may, by a token that it made
-for this one process. The middleware also counts the requests in flight, and has clients leave when the replica drains.
+vLLM lets anybody who reaches the API load adapters, scale the engine or end others' requests. Here only the program
+that started it may, by a token that it made for this one process. The middleware also counts the requests in flight,
+and has clients leave when the replica drains.
 """
 
 from __future__ import annotations
@@ -15,6 +16,13 @@ from typing import Any
 TOKEN_ENV = "TRIREME_GUARD_TOKEN"
 TOKEN_HEADER = "x-trireme-token"
 PROTECTED = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+OPEN = (
+    *("/v1/", "/v2/", "/invocations", "/tokenize", "/detokenize", "/generative_scoring"),
+    *("/pooling", "/classify", "/score", "/rerank", "/health", "/ping", "/load", "/metrics", "/version"),
+    *("/openapi.json", "/docs", "/redoc"),
+)
+"""Beginnings of the paths that clients may ask: not those that scale, pause, or end other clients' requests."""
+FORBIDDEN = "not for clients; adapters are changed by the InferenceService's spec"
 IN_FLIGHT, DRAIN = "/trireme/in-flight", "/trireme/drain"
 UNCOUNTED = ("/health", "/metrics", "/ping", "/v1/models")
 
@@ -41,9 +49,11 @@ class Guard:
         trusted = self._trusted(scope)
         if path.startswith("/trireme/"):
             return await self._own(path, trusted, send)
-        if not trusted and (path in PROTECTED or path.startswith("/adapters")):
+        if not trusted and (path in PROTECTED or not path.startswith(OPEN)):
             return await _answer(
-                send, 403, {"error": {"message": "adapters are changed by the InferenceService's spec"}}
+                send,
+                403,
+                {"error": {"message": "not for clients; adapters are changed by the InferenceService's spec"}},
             )
         if trusted or path in UNCOUNTED:
             return await self._app(scope, receive, send)

@@ -145,6 +145,7 @@ class Replica:
         rank = self._config.adapter_room.rank if self._config.adapter_room else 0
         self._keeper = AdapterKeeper(engine, self._cache, files.source, shapes, rank)
         ended = asyncio.create_task(engine.wait_ended())
+        health = asyncio.create_task(self._watch_health(engine))
         try:
             while not self._stopping.is_set():
                 if ended.done():
@@ -156,6 +157,14 @@ class Replica:
             return 0
         finally:
             ended.cancel()
+            health.cancel()
+
+    async def _watch_health(self, engine: Engine) -> None:
+        """Beside the rounds: one that fetches an adapter may take minutes."""
+        while True:
+            if await engine.healthy():
+                self._healthy_at = time.monotonic()
+            await asyncio.sleep(ROUND_SECONDS)
 
     async def _round(self, engine: Engine, files: Files) -> None:
         """One look at vLLM and at what is wanted; the first that finds all adapters makes the replica ready."""
@@ -164,13 +173,11 @@ class Replica:
             if self._config.adapter_room is not None:
                 self._adapters = await self._keeper.round(self._wanted(), self._config.served_name)
                 self._cache.forget_except({files.directory, *self._keeper.directories})
-            elif not await engine.healthy():
-                raise EngineRefused("/health")
         except EngineRefused as error:
             log.warning("vLLM: %s", error)
             return
-        self._healthy_at = time.monotonic()
         if self._state != ReplicaState.READY:
+            self._healthy_at = time.monotonic()
             self._enter(ReplicaState.READY)
             self._was_ready = True
 

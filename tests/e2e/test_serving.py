@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient, NotFoundError, OpenAI, PermissionDeniedError
+from openai import AsyncOpenAI, DefaultAsyncHttpx2Client, NotFoundError, OpenAI, PermissionDeniedError
 from product import Product, wait_for
 
 from tiny_language_model import write_adapter, write_manifest, write_model
@@ -25,8 +25,8 @@ from trireme_cli.local import STORE_SECRET
 
 Json = dict[str, Any]
 pytestmark = pytest.mark.long
-REQUESTS, REQUESTS_PER_SECOND = 500, 2.0
-START_SECONDS = 240.0
+REQUESTS, REQUESTS_PER_SECOND = 500, 1.5
+START_SECONDS = 420.0
 TOKENS = 24
 
 
@@ -126,7 +126,7 @@ def manifest(product: Product, name: str, uri: str, **spec: Any) -> Json:
             "kvCache": "64Mi",
             "replicas": 1,
             "drainSeconds": 20,
-            "startupDeadlineSeconds": 300,
+            "startupDeadlineSeconds": 600,
             "pods": {
                 "accelerator": {"kind": "cpu"},
                 "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}},
@@ -160,12 +160,13 @@ def apply(product: Product, services: list[TestedService], given: Json) -> Teste
 
 
 class Traffic(threading.Thread):
-    """Streamed requests at a steady rate, for the model and an adapter in turn."""
+    """Streamed requests at a steady rate, for the model and an adapter in turn: REQUESTS, and on until `enough`."""
 
     def __init__(self, url: str, models: tuple[str, ...]) -> None:
         super().__init__(daemon=True)
         self._url, self._models = url, models
         self.begun = 0
+        self.enough = threading.Event()
         self.answers: Counter[str] = Counter()
         self.errors: list[str] = []
 
@@ -174,17 +175,17 @@ class Traffic(threading.Thread):
 
     async def _all(self) -> None:
         # The real client, without the retries that would hide a refused request.
-        http = DefaultAsyncHttpxClient(trust_env=False)
+        http = DefaultAsyncHttpx2Client(trust_env=False)
         async with AsyncOpenAI(base_url=self._url, api_key="none", max_retries=0, http_client=http) as client:
             tasks = []
-            for number in range(REQUESTS):
-                tasks.append(asyncio.create_task(self._one(client, number)))
+            while self.begun < REQUESTS or not self.enough.is_set():
+                tasks.append(asyncio.create_task(self._one(client, self.begun)))
+                self.begun += 1
                 await asyncio.sleep(1 / REQUESTS_PER_SECOND)
             await asyncio.gather(*tasks)
 
     async def _one(self, client: AsyncOpenAI, number: int) -> None:
         model = self._models[number % len(self._models)]
-        self.begun += 1
         try:
             stream = await client.completions.create(
                 model=model, prompt=f"def f{number}(", max_tokens=TOKENS, temperature=0, stream=True
@@ -201,7 +202,7 @@ def told(service: TestedService) -> dict[str, list[tuple[str, str]]]:
     return {pod.name: [(a.name, a.uri) for a in pod.adapters] for pod in service.status.pods if pod.ready}
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_no_request_fails_while_a_replica_is_drained_and_killed_a_revision_rolls_out_and_an_adapter_is_swapped(
     product: Product, released: Released, services: list[TestedService]
 ) -> None:
@@ -238,10 +239,11 @@ def test_no_request_fails_while_a_replica_is_drained_and_killed_a_revision_rolls
     wanted = [("fr", released.uri("de"))]
     wait_for("the adapter is swapped", lambda: [*told(service).values()] == [wanted, wanted], 120)
 
+    traffic.enough.set()
     traffic.join(REQUESTS / REQUESTS_PER_SECOND + 120)
     assert not traffic.is_alive()
     assert traffic.errors == []
-    assert traffic.answers == {"tiny": REQUESTS / 2, "fr": REQUESTS / 2}
+    assert traffic.answers.total() == traffic.begun >= REQUESTS
     second = service.answer("fr")
     assert second not in (first, service.answer("tiny"))
 

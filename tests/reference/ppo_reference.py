@@ -93,7 +93,7 @@ def update(
                     )
                 )  # fmt: skip
         loss = sum(terms) / len(terms)
-        losses.append(float(loss))
+        losses.append(number(loss))
         adam(parameters, torch.autograd.grad(loss, parameters), first, second, epoch, settings)
     return losses
 
@@ -105,11 +105,15 @@ def token_loss(
     """Minus the clipped surrogate, plus the clipped value error, less the entropy bonus, of one token."""
     ratio = (log - old).exp()
     low, high = 1 - settings.clip, 1 + settings.clip
-    surrogate = min(ratio * advantage, ratio.clamp(low, high) * advantage, key=float)
-    kept = min(max(value, value.detach() * 0 + old_value - settings.value_clip, key=float),
-               value.detach() * 0 + old_value + settings.value_clip, key=float)  # fmt: skip
-    error = max((value - target) ** 2, (kept - target) ** 2, key=float) / 2
+    surrogate = min(ratio * advantage, ratio.clamp(low, high) * advantage, key=number)
+    kept = min(max(value, value.detach() * 0 + old_value - settings.value_clip, key=number),
+               value.detach() * 0 + old_value + settings.value_clip, key=number)  # fmt: skip
+    error = max((value - target) ** 2, (kept - target) ** 2, key=number) / 2
     return -surrogate + settings.value_coefficient * error - settings.entropy_coefficient * entropy
+
+
+def number(tensor: Any) -> float:
+    return float(tensor.detach())
 
 
 def adam(parameters: Any, gradients: Any, first: Any, second: Any, count: int, settings: Settings) -> None:

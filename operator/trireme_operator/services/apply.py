@@ -148,22 +148,33 @@ class ServiceExecutor:
 
     async def _ensure(self, observed: ObservedService, group: str, plural: str, manifest: JsonObject) -> JsonObject:
         """Create an object, or take the one that is there when it is the service's. Raises ApiError, Stale."""
-        name = manifest["metadata"]["name"]
+        name, path = manifest["metadata"]["name"], self._path(group, plural, observed)
         try:
-            return await self._api.create(self._path(group, plural, observed), manifest)
+            return await self._api.create(path, manifest)
         except ApiError as error:
             if not error.already_exists:
                 raise
-            try:
-                found = await self._api.get(self._path(group, plural, observed, name))
-            except ApiError as missing:
-                if missing.status == 404:
-                    raise Stale(f"{plural} {name}: {missing}") from missing
-                raise
+            # What is watched is listed: the operator has no other use for the verb to get one.
+            watched = group == "apps"
+            found = await self._list_one(path, name) if watched else await self._get(f"{path}/{name}")
+            if found is None:
+                raise Stale(f"{plural} {name} is gone again") from error
             if not controlled_by(found, observed.service.uid):
                 message = f"{manifest['kind']} {name} exists and belongs to another owner; waiting until it is gone"
                 raise ApiError(409, NAME_TAKEN, message) from error
             return found
+
+    async def _list_one(self, path: str, name: str) -> JsonObject | None:
+        found = await self._api.list_all(path, query=(("fieldSelector", f"metadata.name={name}"),))
+        return found[0] if found else None
+
+    async def _get(self, path: str) -> JsonObject | None:
+        try:
+            return await self._api.get(path)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
 
     async def _direct(self, observed: ObservedService, action: Direct) -> None:
         service = observed.service

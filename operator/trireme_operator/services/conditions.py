@@ -46,7 +46,7 @@ def refresh(status: ServiceStatus, observed: ObservedService, wanted: Wanted) ->
         ServiceCondition.READY: ready(status, observed, wanted),
     }
     for kind, finding in findings.items():
-        status = put(status, observed, kind, finding)  # type: ignore[arg-type]
+        status = put(status, observed, kind, finding)
     return status.model_copy(update={"state": state(status, wanted)})
 
 

@@ -36,6 +36,7 @@ KIND = INFERENCE_SERVICE.kind
 SILENT_SECONDS = 10.0
 """After which a replica that accepts connections and answers nothing has no report any more."""
 GATHER_SECONDS = 0.05
+MAX_REPORT_BYTES = 1 << 20
 
 
 def service_view(raw: JsonObject) -> ServiceView:
@@ -233,7 +234,7 @@ class ReplicaPoller:
                     tasks.append(asyncio.ensure_future(self._one(session, key, uid, pod.uid, pod.address)))
         for known in (self._reports, self._heard):
             for gone in [uid for uid in known if uid not in present]:
-                del known[gone]  # type: ignore[attr-defined]
+                del known[gone]
         if tasks:
             await asyncio.wait(tasks, timeout=self._interval)
 
@@ -243,7 +244,7 @@ class ReplicaPoller:
         try:
             async with self._gate, session.get(_report_url(address)) as answer:
                 answer.raise_for_status()
-                report = ReplicaReport.model_validate_json(await answer.read())
+                report = ReplicaReport.model_validate_json(await _bounded(answer))
             if report.service_uid != service or not compatible(PROTOCOL_VERSION, report.protocol):
                 raise ValueError(f"a report of {report.service_uid}, protocol {report.protocol}")
             self._reports[pod], self._heard[pod] = report, time.monotonic()
@@ -258,6 +259,16 @@ class ReplicaPoller:
             self._in_flight.discard(pod)
         if self._reports.get(pod) != before:
             self._queue.add(key, GATHER_SECONDS)
+
+
+async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
+    """The body of an answer. Raises ValueError when it is far longer than any report."""
+    body = b""
+    async for chunk in answer.content.iter_chunked(1 << 16):
+        body += chunk
+        if len(body) > MAX_REPORT_BYTES:
+            raise ValueError(f"a report of more than {MAX_REPORT_BYTES} bytes")
+    return body
 
 
 def _report_url(address: str) -> str:

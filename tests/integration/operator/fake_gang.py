@@ -261,12 +261,15 @@ class FakeNodes:
             address = f"127.{self._subnet}.0.{self._next}"
             self._next += 1
             labels = pod["metadata"]["labels"]
+            ready = [{"type": "Ready", "status": "True"}]
+            if "trireme.dev/slot" not in labels:
+                await self._status(namespace, name, {"phase": "Running", "podIP": address, "conditions": ready})
+                return
             training = self.training.setdefault(labels["trireme.dev/job-name"], Training())
             slot = int(labels["trireme.dev/slot"])
             agent = FakeAgent(labels["trireme.dev/job-uid"], slot, name, node, training)
             self.agents[uid] = agent
             self._runners[uid] = await agent.serve(address)
-            ready = [{"type": "Ready", "status": "True"}]
             await self._status(namespace, name, {"phase": "Running", "podIP": address, "conditions": ready})
         elif agent is not None and agent.exited and phase == "Running":
             await self._end(uid)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from fake_deployments import FakeDeployments
 from fake_gang import FakeNodes
 
 from conftest_apiserver import ApiServerProcess, establish
@@ -169,6 +170,22 @@ def rlhf_job(name: str, **spec: Any) -> Json:
     }
 
 
+def service(name: str, **spec: Any) -> Json:
+    """An InferenceService of one pod."""
+    return {
+        "apiVersion": "trireme.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"uri": "s3://bucket/model"},
+            "task": "completion",
+            "adapterLimits": {"count": 2},
+            "pods": {"accelerator": {"kind": "cpu"}},
+            **spec,
+        },
+    }
+
+
 def jobs_path(manifest: Json) -> str:
     """URL path of the jobs of a manifest's kind."""
     return f"/apis/trireme.dev/v1alpha1/namespaces/default/{kind_named(manifest['kind']).plural}"
@@ -220,12 +237,13 @@ async def kubelets(server: ApiServerProcess, names: tuple[str, ...], subnet: int
     """Nodes of these names whose pods answer on 127.<subnet>.0.x."""
     nodes = FakeNodes(server.request, names, subnet)
     await nodes.create_nodes()
-    task = asyncio.create_task(nodes.run("default"))
+    tasks = [asyncio.create_task(nodes.run("default")), asyncio.create_task(FakeDeployments(nodes).run())]
     try:
         yield nodes
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for pod in server.request("GET", "/api/v1/namespaces/default/pods").body["items"]:
             name = pod["metadata"]["name"]
             server.request("DELETE", f"/api/v1/namespaces/default/pods/{name}", {"gracePeriodSeconds": 0})

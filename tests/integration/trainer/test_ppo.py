@@ -123,8 +123,8 @@ def test_a_policy_comes_out_without_its_value_head_and_what_it_said_is_stored(
     stored = [parse_samples(p.read_bytes()) for p in (gang.job_directory / "samples").glob("a1/*.jsonl")]
     samples = [sample for part in stored for sample in part]
     assert {sample.step for sample in samples} == set(range(1, 7))
-    assert all(sample.reward == sample.rewards["vowel"] for sample in samples)
-    assert all((sample.reward == 1) == any(c in "aeiou" for c in sample.completion) for sample in samples)
+    assert all(sample.reward == sample.rewards["call"] for sample in samples)
+    assert all((sample.reward == 1) == ("(" in sample.completion) for sample in samples)
     assert all(sample.prompt.startswith("def ") for sample in samples)
 
 
@@ -194,4 +194,4 @@ def test_ppo_raises_a_verifiable_reward_on_prompts_that_it_did_not_learn_from(
     metrics = report.progress.metrics
     assert metrics["start/reward"] > 0.05
     assert metrics["validation/reward"] > metrics["start/reward"] + 0.1
-    assert metrics["validation/rewards/vowel"] == pytest.approx(metrics["validation/reward"])
+    assert metrics["validation/rewards/call"] == pytest.approx(metrics["validation/reward"])

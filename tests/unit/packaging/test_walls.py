@@ -21,6 +21,12 @@ def test_the_operator_loads_without_torch_or_an_s3_client() -> None:
     assert not loaded & {"torch", "boto3", "megatron", "transformers"}
 
 
+def test_the_serving_program_loads_without_torch_an_engine_or_a_cluster_client() -> None:
+    loaded = modules_after("import trireme_serving.replica, trireme_serving.guard")
+    assert "boto3" in loaded
+    assert not loaded & {"torch", "vllm", "transformers", "kopf", "kubernetes"}
+
+
 def test_the_agent_loads_without_torch_or_a_cluster_client() -> None:
     loaded = modules_after("import trireme_trainer.agent.core, trireme_trainer.agent.server")
     assert not loaded & {"torch", "kopf", "kubernetes", "megatron"}

@@ -35,6 +35,14 @@ def test_no_adapter_can_be_loaded_where_there_is_no_room_for_any() -> None:
     assert environment({}, Path("/s"), "t", config("s3://m/base"))["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
 
 
+def test_replicas_on_processors_are_not_bound_to_the_same_cores_unless_the_spec_says_where() -> None:
+    on_cpu = config("s3://m/base", on_cpu=True)
+    assert environment({}, Path("/s"), "t", on_cpu)["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    chosen = {"VLLM_CPU_OMP_THREADS_BIND": "2-3"}
+    assert environment(chosen, Path("/s"), "t", on_cpu)["VLLM_CPU_OMP_THREADS_BIND"] == "2-3"
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in environment({}, Path("/s"), "t", config("s3://m/base"))
+
+
 def test_embeddings_are_a_pooling_model() -> None:
     assert flags(task="embedding", adapter_room=None)["--runner"] == "pooling"
 

@@ -42,8 +42,18 @@ async def in_flight(guarded: guard.Guard, path: str = guard.IN_FLIGHT) -> int:
     return int(json.loads(body["body"])["inFlight"])
 
 
-@pytest.mark.parametrize("path", [*guard.PROTECTED, "/v1/load_lora_adapter/", "/adapters", "/adapters/fr"])
-async def test_a_client_cannot_change_adapters(guarded: guard.Guard, path: str) -> None:
+@pytest.mark.parametrize(
+    "path",
+    [
+        *guard.PROTECTED,
+        "/v1/load_lora_adapter/",
+        "/adapters",
+        "/adapters/fr",
+        "/scale_elastic_ep",
+        "/inference/v1/abort_requests",
+    ],
+)
+async def test_a_client_cannot_change_adapters_or_the_engine(guarded: guard.Guard, path: str) -> None:
     assert (await ask(guarded, path))[0]["status"] == 403
     assert (await ask(guarded, path, "x" * 64))[0]["status"] == 403
     assert (await ask(guarded, path, TOKEN))[0]["status"] == 200

@@ -16,8 +16,8 @@ class PackedRows:
     """Batches of rows of several examples: input_ids, labels and position_ids, all [rows, longest row].
 
     Positions begin anew with each example, and there is no attention mask: from the positions the library makes a
-    block-diagonal one for its SDPA and eager attention, so that no example sees another; it does so only where the model
-    keeps no cache of keys and values (use_cache=False, as the trainer asks for). trl's own collator makes one
+    block-diagonal one for its SDPA and eager attention, so that no example sees another; it does so only where the
+    model keeps no cache of keys and values (use_cache=False, as the trainer asks for). trl's own collator makes one
     row of the whole batch, which only variable-length kernels compute without waste. Each padding token has position
     0, and so is an example of its own. The first token of an example follows from nothing and does not count.
     """

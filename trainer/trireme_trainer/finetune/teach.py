@@ -33,6 +33,7 @@ class Teaching(HFRun):
     """One rank's run."""
 
     config: FineTuneConfig
+    evaluates_at_start = True
 
     def __init__(
         self, config: FineTuneConfig, ranks: GroupRanks, channel: Channel, place: Place, inputs: Inputs, *rest: Any

@@ -394,7 +394,13 @@ class HFRun:
             "datasetDigest": self._dataset_digest,
             "began": self._run.began(),
             "layout": {"data": self.config.plan.data},
-            "state": {**self._extra_state(), "totalSteps": self._total, "training": self.config.record},
+            "state": {
+                **self._extra_state(),
+                "totalSteps": self._total,
+                "training": self.config.record,
+                # An adapter is served beside this model and no other.
+                "base": {"uri": self.config.base.uri, "digest": self.config.base.digest},
+            },
         }
 
     def _read_checkpoint(self, directory: Path) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -63,7 +64,7 @@ def whiten(values: torch.Tensor, mask: torch.Tensor, total: Total) -> torch.Tens
     shifted = torch.where(mask, values - mean, 0.0)
     if count < 2:
         return shifted
-    return shifted / ((squares / (count - 1)) ** 0.5 + STD_EPSILON)
+    return shifted / (math.sqrt(squares / (count - 1)) + STD_EPSILON)
 
 
 def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor, total: Total) -> float:

@@ -145,7 +145,7 @@ def judge(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(log-probabilities, values, the reference's log-probabilities), by the passes that the updates make as well."""
     found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    for chosen in torch.arange(len(sequences.tokens), device=sequences.tokens.device).split(micro_batch_size):
+    for chosen in torch.split(torch.arange(len(sequences.tokens), device=sequences.tokens.device), micro_batch_size):
         some = sequences.rows(chosen)
         logits, values = actor(some)
         found.append((logprobs_of(logits, some.completions), values, reference.logprobs(some)))

@@ -72,19 +72,23 @@ def draw(
     """A completion for each prompt, its end-of-text token included where it has one; `seeds`: one for each."""
     device = policy.get_input_embeddings().weight.device
     tokens, attention = pad_left(prompts, end, device)
-    found = policy.generate(
-        input_ids=tokens,
-        attention_mask=attention,
-        max_new_tokens=max_new_tokens,
-        logits_processor=LogitsProcessorList([GumbelNoise(seeds, temperature, device)]),
-        stopping_criteria=StoppingCriteriaList([SignOfLife(alive)]),
-        generation_config=_plain_config(policy, end),
-    )
+    # Whatever a call leaves out is taken from the model's own settings, penalties too; so these must be plain.
+    policy.generation_config, own = _plain_config(policy, end), policy.generation_config
+    try:
+        found = policy.generate(
+            input_ids=tokens,
+            attention_mask=attention,
+            max_new_tokens=max_new_tokens,
+            logits_processor=LogitsProcessorList([GumbelNoise(seeds, temperature, device)]),
+            stopping_criteria=StoppingCriteriaList([SignOfLife(alive)]),
+        )
+    finally:
+        policy.generation_config = own
     return [_until(row.tolist(), end) for row in found[:, tokens.shape[1] :]]
 
 
 def _plain_config(policy: Any, end: int) -> Any:
-    """Nothing of the model's own settings changes the probabilities that are drawn from."""
+    """The likeliest token at each place, of all, as its probability is: noise makes a draw of that."""
     config = type(policy.generation_config)(do_sample=False, num_beams=1, eos_token_id=end, pad_token_id=end)
     config.bos_token_id = policy.generation_config.bos_token_id
     return config

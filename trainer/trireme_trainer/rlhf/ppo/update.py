@@ -126,14 +126,14 @@ class Learner:
         others = self._ptx(update) if self._ptx is not None else ()
         labels = float(sum(label != IGNORED for row in others for label in row.labels[1:]))
         tokens, labels = self._total(float(rollout.sequences.mask[rows].sum()), labels)
-        sums, chunks = Sums(), rows.split(self._micro)
+        sums, chunks = Sums(), torch.split(rows, self._micro)
         # As many pieces as the rollout's, so that every backward pass has both losses.
         pieces = _pieces(others, len(chunks))
         for chosen, piece in zip(chunks, pieces, strict=True):
-            loss = self._loss(rollout, chosen, tokens, sums)
+            part = self._loss(rollout, chosen, tokens, sums)
             if piece and how.ptx is not None:
-                loss = loss + how.ptx.coefficient * self._ptx_loss(piece, labels, sums)
-            self._updates.backward(loss)
+                part = part + how.ptx.coefficient * self._ptx_loss(piece, labels, sums)
+            self._updates.backward(part)
             self._alive()
         grad_norm = self._updates.step(learning_rate)
         whole = sums.over(self._total)
