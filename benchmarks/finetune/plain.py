@@ -68,7 +68,7 @@ def main() -> None:
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
-            output_dir=os.devnull,
+            output_dir=str(Path(sys.argv[2]).with_suffix(".trainer")),
             max_steps=settings["steps"],
             per_device_train_batch_size=settings["microBatchSize"],
             gradient_accumulation_steps=settings["accumulationSteps"],

@@ -101,6 +101,9 @@ def test_a_model_is_fine_tuned_and_a_lost_node_changes_nothing_of_what_it_learns
     assert first.parameters is not None
     assert first.parameters == second.parameters
     assert 0 < first.parameters.trainable < first.parameters.total / 2
+    # Adam's two moments in float32, of what is trained alone.
+    assert first.memory is not None
+    assert first.memory.optimizer_bytes == 8 * first.parameters.trainable
     assert first.resolved is not None
     assert "training.optimizer.learningRate" not in {c.field for c in first.resolved.choices}
     assert "method.lora.alpha" in {c.field for c in first.resolved.choices}

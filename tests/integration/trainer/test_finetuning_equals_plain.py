@@ -83,4 +83,4 @@ def test_every_steps_loss_is_that_of_a_plain_script(
     expected = plain(settings, ranks, tmp_path)
     assert len(expected) == len(found) == STEPS
     assert max(abs(found[step + 1] - loss) for step, loss in enumerate(expected)) < 1e-4
-    assert expected[-1] < expected[0] - 0.1
+    assert expected[-1] < expected[0] - 0.03, "it learns"
