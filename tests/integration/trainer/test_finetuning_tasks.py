@@ -100,6 +100,7 @@ def test_a_classifier_learns_and_what_comes_out_names_the_classes(
         "data__validation": {"fraction": 0.3},
         "training__globalBatchSize": 16,
         "training__steps": 60,
+        "data__sequenceLength": 256,
     }
     gang = make_gang(config=make_finetune_job(server, make_finetune_spec(base, texts, **changes)))
     prepared, report = finish(gang)
