@@ -17,7 +17,7 @@ from trireme.resources.status import ConditionType, JobState, JobStatus
 
 LINE = Path(__file__).parents[2] / "examples" / "line"
 Json = dict[str, Any]
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 PROMPT = "def dump(obj, fp):"
 
 

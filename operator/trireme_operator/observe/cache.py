@@ -26,7 +26,7 @@ class Cache:
 
     def __init__(
         self,
-        index_labels: tuple[str, ...] = (),
+        *index_labels: str,
         on_change: Callable[[JsonObject | None, JsonObject | None], None] | None = None,
     ) -> None:
         self._objects: dict[Key, JsonObject] = {}

@@ -47,7 +47,7 @@ class World:
         self.kinds = kinds
         self.jobs = {name: Cache() for name in kinds}
         self._usage = NodeUsage()
-        self.pods = Cache(index_labels=(LABEL_UID, SERVICE_UID), on_change=self._usage.pod_changed)
+        self.pods = Cache(LABEL_UID, SERVICE_UID, on_change=self._usage.pod_changed)
         self.nodes: Cache | None = Cache()
         self.agents = agents
         self.policy = policy

@@ -134,8 +134,8 @@ class ServiceWorld:
         self._policy = policy
         self._clock = clock
         self.services = Cache()
-        self.deployments = Cache(index_labels=(names.LABEL_UID,))
-        self.endpoints = Cache(index_labels=(names.LABEL_UID,))
+        self.deployments = Cache(names.LABEL_UID)
+        self.endpoints = Cache(names.LABEL_UID)
         self.obstacles: dict[str, Obstacle] = {}  # by UID of the service
 
     @property

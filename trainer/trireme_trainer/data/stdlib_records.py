@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import inspect
+import textwrap
 from collections.abc import Iterator
 
 STDLIB_URI = "python://stdlib"
@@ -16,7 +16,7 @@ def function_records(source: str) -> Iterator[tuple[int, dict[str, str]]]:
     name; signature, such as `def dump(obj, fp):`; docstring, its first paragraph in one line; other, the docstring of
     another function of the module; source, the function whole. A module in which no two docstrings differ has none.
     """
-    tree = ast.parse(source)
+    tree, lines = ast.parse(source), source.splitlines(keepends=True)
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     nodes.sort(key=lambda node: node.lineno)
     documented = [(node, doc) for node in nodes if (doc := _first_paragraph(node))]
@@ -31,7 +31,7 @@ def function_records(source: str) -> Iterator[tuple[int, dict[str, str]]]:
                     "signature": f"def {node.name}({ast.unparse(node.args)}):",
                     "docstring": doc,
                     "other": other,
-                    "source": inspect.cleandoc(ast.get_source_segment(source, node) or ""),
+                    "source": textwrap.dedent("".join(lines[node.lineno - 1 : node.end_lineno])),
                 },
             )
 
