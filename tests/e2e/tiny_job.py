@@ -21,6 +21,7 @@ def tiny_job(
                 "num_hidden_layers": 2,
                 "num_attention_heads": 4,
                 "num_key_value_heads": 2,
+                "max_position_embeddings": 512,  # a job that teaches its model has longer rows
             }
         },
         "data": {

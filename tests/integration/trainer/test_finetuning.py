@@ -126,7 +126,13 @@ def test_what_comes_out_of_lora_is_the_adapter_and_the_merged_model(
 def test_every_method_learns_is_validated_resumes_and_comes_out_as_an_adapter(
     make_gang: Callable[..., Gang], server: S3Server, base: Path, examples: Path, method: dict[str, Any]
 ) -> None:
-    changes = {"method": method, "training__steps": 20, "data__validation": {"fraction": 0.2}}
+    # Virtual tokens take positions of the base's 512.
+    changes = {
+        "method": method,
+        "training__steps": 20,
+        "data__validation": {"fraction": 0.2},
+        "data__sequenceLength": 508,
+    }
     gang = make_gang(config=make_finetune_job(server, make_finetune_spec(base, examples, **changes)))
     _, report = finish(gang)
     assert report.progress.validation_loss is not None
