@@ -42,7 +42,8 @@ def variant(document: Json, name: str, **changes: Any) -> Json:
 def series(job: TestedJob, what: str) -> dict[int, float]:
     """loss or grad_norm of every step, the newest attempt's where two computed it."""
     found = {}
-    for log in sorted(job.place.glob("logs/a*/rank-0.log")):
+    folder = job.product.bucket / job.keys.job_prefix / "logs"
+    for log in sorted(folder.glob("a*/rank-0.log")):
         for step, value in re.findall(rf"step (\d+)/\d+ .*?\b{what} (\S+)", log.read_text()):
             found[int(step)] = float(value)
     return found
