@@ -25,6 +25,8 @@ REQUEST_SECONDS = 10.0
 LOAD_SECONDS = 300.0
 STOP_SECONDS = 20.0
 _ERROR = re.compile(r"(?:^|\s)((?:[A-Za-z_]+\.)*[A-Za-z_]*(?:Error|Exception|Interrupt)\b: .+)$")
+_PREFIX = re.compile(r"^\(\w+ pid=\d+\) ")
+"""Which of its processes a line of vLLM is from."""
 _FOLLOW_UP = ("Engine core initialization failed", "EngineCore encountered", "EngineDeadError")
 """What vLLM's parent process says because a child had failed already."""
 
@@ -215,9 +217,16 @@ class Engine:
 
 def last_error(lines: list[str]) -> str:
     """The exception that came first of those that follow from one another, else the last lines."""
-    found = [match.group(1) for line in lines if (match := _ERROR.search(line))]
+    found = [_with_details(lines, n, match.group(1)) for n, line in enumerate(lines) if (match := _ERROR.search(line))]
     causes = [text for text in found if not any(word in text for word in _FOLLOW_UP)]
     return (causes or found or ["; ".join(lines[-3:]) or "nothing"])[-1][:1000]
+
+
+def _with_details(lines: list[str], number: int, text: str) -> str:
+    """An error with the lines in which pydantic says what is wrong, where it is one of these."""
+    if "validation error" not in text:
+        return text
+    return "; ".join([text, *(_PREFIX.sub("", line).strip() for line in lines[number + 1 : number + 3])])
 
 
 def _message(text: str) -> str:

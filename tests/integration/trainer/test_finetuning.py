@@ -18,6 +18,10 @@ from transformers import AutoModelForCausalLM
 from stdlib_examples import write_examples
 from trireme.checkpoints import Manifest
 from trireme.protocol import AgentState
+from trireme.protocol.serving import AdapterSource, ModelSource
+from trireme_serving.checks import check_adapter
+from trireme_serving.errors import Unusable
+from trireme_serving.safetensors_file import read_shapes
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +100,7 @@ def test_what_comes_out_of_lora_is_the_adapter_and_the_merged_model(
     names = {f.path for f in manifest.files}
     assert {"config.json", "model.safetensors", "tokenizer.json", "adapter/adapter_model.safetensors"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".md"))]
+    _can_be_served(place, base, manifest)
     plain = AutoModelForCausalLM.from_pretrained(base)
     merged = AutoModelForCausalLM.from_pretrained(place)
     tokens = torch.arange(24)[None]
@@ -109,6 +114,16 @@ def test_what_comes_out_of_lora_is_the_adapter_and_the_merged_model(
     sizes = first.proposal.parameters
     assert sizes.trainable == 2 * per_layer
     assert sizes.total == sizes.trainable + sum(p.numel() for p in merged.parameters())
+
+
+def _can_be_served(export: Path, base: Path, manifest: Manifest) -> None:
+    """An InferenceService takes the adapter for this base, and for no other."""
+    recorded = manifest.state["base"]
+    assert recorded == {"uri": str(base), "digest": None}
+    shapes, adapter = read_shapes(base / "model.safetensors"), AdapterSource(name="a", id="1", uri=str(export))
+    assert check_adapter(export, adapter, ModelSource(uri=str(base)), recorded, shapes, 8).rank == 4
+    with pytest.raises(Unusable, match="trained on"):
+        check_adapter(export, adapter, ModelSource(uri="s3://models/other"), recorded, shapes, 8)
 
 
 @pytest.mark.long

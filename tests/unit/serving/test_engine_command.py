@@ -65,6 +65,15 @@ def test_the_cause_is_found_among_what_follows_from_it() -> None:
     assert last_error(["starting", "Killed"]) == "starting; Killed"
 
 
+def test_what_pydantic_says_in_several_lines_is_told_whole() -> None:
+    lines = [
+        "(APIServer pid=3) pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig",
+        "(APIServer pid=3)   Value error, max_model_len (100000) is greater than 256",
+        "(APIServer pid=3)     For further information visit https://errors.pydantic.dev",
+    ]
+    assert "Value error, max_model_len (100000) is greater than 256" in last_error(lines)
+
+
 def test_tables_of_a_registry_are_read_without_running_it() -> None:
     source = "raise SystemExit\n_A = {'X': ('x', 'X'), **Y}\n_B: dict = {'Z': 1}\nother()\n"
     assert _tables(source) == {"_A": {"X"}, "_B": {"Z"}}
