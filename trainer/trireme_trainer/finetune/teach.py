@@ -21,10 +21,11 @@ from trireme_trainer.agent.messages import Inputs
 from trireme_trainer.finetune.batches import PackedRows
 from trireme_trainer.finetune.config import FineTuneConfig
 from trireme_trainer.finetune.evaluation import HeldOut
+from trireme_trainer.hf.counters import Evaluation
 from trireme_trainer.hf.models import with_adapter
 from trireme_trainer.hf.patience import Patience
 from trireme_trainer.hf.ranks import GroupRanks
-from trireme_trainer.hf.run import Evaluation, HFRun
+from trireme_trainer.hf.run import HFRun
 from trireme_trainer.hf.steering import StepTrainer, steered
 from trireme_trainer.rank.run import Channel, Place
 

@@ -8,7 +8,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from trireme_trainer.engines.interface import CheckpointFormatError
 from trireme_trainer.hf.arguments import common_arguments
 from trireme_trainer.hf.base import load_tokenizer
 from trireme_trainer.hf.config import HFConfig
+from trireme_trainer.hf.counters import Counters, Evaluation
 from trireme_trainer.hf.data import ExampleDataset, StepSampler
 from trireme_trainer.hf.export import export
 from trireme_trainer.hf.models import load_model, peft_config
@@ -38,35 +38,6 @@ from trireme_trainer.rank.errors import NaNLoss, RestoreFailed
 from trireme_trainer.rank.run import Channel, Outcome, Place, Run, Wish
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Counters:
-    """What a checkpoint keeps beside weights and optimizer."""
-
-    tokens: int = 0
-    first_loss: float | None = None
-    last_loss: float | None = None
-    validation_loss: float | None = None
-    validation_step: int | None = None
-    """After which step that loss was measured."""
-    validation_metrics: dict[str, float] = field(default_factory=dict)
-    start_metrics: dict[str, float] = field(default_factory=dict)
-    """Of the held-out rows before the first step."""
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """What is shown beside the loss."""
-        return {**self.start_metrics, **self.validation_metrics}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Of the model on held-out rows."""
-
-    loss: float | None
-    """Where the algorithm has one there."""
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class HFRun:
@@ -371,18 +342,11 @@ class HFRun:
         self._run.save(self._step, self._counters.tokens, write, self._manifest)
 
     def _extra_state(self) -> dict[str, Any]:
-        counters = self._counters
         return {
             "step": self._step,
-            "tokens": counters.tokens,
             "datasetDigest": self._dataset_digest,
             "modelDigest": self.config.model_digest,
-            "firstLoss": counters.first_loss,
-            "lastLoss": counters.last_loss,
-            "validationLoss": counters.validation_loss,
-            "validationStep": counters.validation_step,
-            "validationMetrics": counters.validation_metrics,
-            "startMetrics": counters.start_metrics,
+            **self._counters.state(),
             "patience": self.patience.state() if self.patience is not None else None,
         }
 
@@ -418,15 +382,7 @@ class HFRun:
         }
         self._run.restored(manifest.step, state, expected)
         self._first, self._stored = manifest.step, stored
-        self._counters = Counters(
-            tokens=int(state["tokens"]),
-            first_loss=state.get("firstLoss"),
-            last_loss=state.get("lastLoss"),
-            validation_loss=state.get("validationLoss"),
-            validation_step=state.get("validationStep"),
-            validation_metrics=state.get("validationMetrics") or {},
-            start_metrics=state.get("startMetrics") or {},
-        )
+        self._counters = Counters.of(state)
         if self.patience is not None and (kept := state.get("patience")):
             at_best = kept["step"] == manifest.step
             self.patience.restore(kept, stored.part(WEIGHT if at_best else BEST) if self.place.rank == 0 else {})

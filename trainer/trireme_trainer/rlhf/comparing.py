@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch.nn.functional import logsigmoid
 
+from trireme_trainer.hf.counters import Evaluation
 from trireme_trainer.hf.data import ExampleDataset
 from trireme_trainer.hf.evaluation import evaluating, held_out_batches
-from trireme_trainer.hf.run import Evaluation, HFRun
+from trireme_trainer.hf.run import HFRun
 from trireme_trainer.rlhf.config import RLHFConfig
 from trireme_trainer.rlhf.data import ComparisonDataset
 

@@ -11,9 +11,10 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
 
+from trireme_trainer.hf.counters import Evaluation
 from trireme_trainer.hf.data import StepSampler
 from trireme_trainer.hf.models import load_model
-from trireme_trainer.hf.run import Evaluation, HFRun
+from trireme_trainer.hf.run import HFRun
 from trireme_trainer.hf.steering import StepTrainer, steered
 from trireme_trainer.rlhf.config import RLHFConfig
 from trireme_trainer.rlhf.data import PromptDataset, PromptRows

@@ -10,8 +10,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from trl.models import unwrap_model_for_generation
 
+from trireme_trainer.hf.counters import Evaluation
 from trireme_trainer.hf.evaluation import evaluating, held_out_batches
-from trireme_trainer.hf.run import Evaluation
 from trireme_trainer.rank.run import Place
 from trireme_trainer.rlhf.config import REWARDS_DIRECTORY, RLHFConfig
 from trireme_trainer.rlhf.data import Prompt, PromptRows

@@ -11,10 +11,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trireme.resources.algorithms import Ppo
+from trireme_trainer.hf.counters import Evaluation
 from trireme_trainer.hf.data import ExampleDataset
 from trireme_trainer.hf.evaluation import held_out_batches
 from trireme_trainer.hf.models import load_model, with_adapter
-from trireme_trainer.hf.run import Evaluation, HFRun
+from trireme_trainer.hf.run import HFRun
 from trireme_trainer.hf.steering import StepTrainer
 from trireme_trainer.rank.run import Wish
 from trireme_trainer.rlhf.config import PTX_DIRECTORY, RLHFConfig
