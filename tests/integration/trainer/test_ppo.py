@@ -188,7 +188,9 @@ def test_a_reward_function_that_does_not_load_is_refused_before_ranks_start(
 def test_ppo_raises_a_verifiable_reward_on_prompts_that_it_did_not_learn_from(
     make_gang: Callable[..., Gang], server: S3Server, policy: Path, prompts: Path
 ) -> None:
-    spec = spec_of(policy, prompts, training__steps=40, training__globalBatchSize=32, ppo={"epochs": 4})
+    changes = {"method__type": "full", "training__optimizer": {"learningRate": 0.003}, "ppo": {"epochs": 4}}
+    spec = spec_of(policy, prompts, training__steps=40, training__globalBatchSize=64, **changes)
+    spec["rewards"] = [{"name": "call", "regex": {"pattern": "[(=]"}}]
     gang = make_gang(config=make_kind_job(KIND, server, spec))
     _, report = finish(gang)
     metrics = report.progress.metrics
