@@ -93,7 +93,7 @@ def update(
                     )
                 )  # fmt: skip
         loss = sum(terms) / len(terms)
-        losses.append(number(loss))
+        losses.append(as_float(loss))
         adam(parameters, torch.autograd.grad(loss, parameters), first, second, epoch, settings)
     return losses
 
@@ -105,14 +105,14 @@ def token_loss(
     """Minus the clipped surrogate, plus the clipped value error, less the entropy bonus, of one token."""
     ratio = (log - old).exp()
     low, high = 1 - settings.clip, 1 + settings.clip
-    surrogate = min(ratio * advantage, ratio.clamp(low, high) * advantage, key=number)
-    kept = min(max(value, value.detach() * 0 + old_value - settings.value_clip, key=number),
-               value.detach() * 0 + old_value + settings.value_clip, key=number)  # fmt: skip
-    error = max((value - target) ** 2, (kept - target) ** 2, key=number) / 2
+    surrogate = min(ratio * advantage, ratio.clamp(low, high) * advantage, key=as_float)
+    kept = min(max(value, value.detach() * 0 + old_value - settings.value_clip, key=as_float),
+               value.detach() * 0 + old_value + settings.value_clip, key=as_float)  # fmt: skip
+    error = max((value - target) ** 2, (kept - target) ** 2, key=as_float) / 2
     return -surrogate + settings.value_coefficient * error - settings.entropy_coefficient * entropy
 
 
-def number(tensor: Any) -> float:
+def as_float(tensor: Any) -> float:
     return float(tensor.detach())
 
 
