@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -60,8 +61,8 @@ def start_deepspeed(device: str) -> None:
     if device == "cpu":
         # Read when it is imported. Its shared-memory collectives would be compiled on first use; gloo's serve.
         os.environ["DS_ACCELERATOR"] = "cpu"
-        import deepspeed.comm.torch as backend
-
+        # Not by `import ... as`: the package has torch itself under this module's name.
+        backend: Any = import_module("deepspeed.comm.torch")
         backend.build_shm_op = lambda: None
     import deepspeed
 
