@@ -178,4 +178,5 @@ def test_grpo_raises_a_verifiable_reward_on_prompts_that_it_did_not_learn_from(
     metrics = report.progress.metrics
     assert metrics["start/reward"] > 0.05
     assert metrics["validation/reward"] > metrics["start/reward"] + 0.1
+    assert list((gang.job_directory / "samples").rglob("*")), "some completions are stored"
     assert metrics["validation/rewards/call"] == pytest.approx(metrics["validation/reward"])

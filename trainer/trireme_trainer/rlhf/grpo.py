@@ -16,10 +16,12 @@ from trireme_trainer.hf.data import StepSampler
 from trireme_trainer.hf.models import load_model
 from trireme_trainer.hf.run import HFRun
 from trireme_trainer.hf.steering import StepTrainer, steered
+from trireme_trainer.rank.run import Wish
 from trireme_trainer.rlhf.config import RLHFConfig
 from trireme_trainer.rlhf.data import PromptDataset, PromptRows
-from trireme_trainer.rlhf.rewards.batch import RewardSum, Scores
-from trireme_trainer.rlhf.scoring import completions_of, make_rewards, mean_rewards
+from trireme_trainer.rlhf.rewards.batch import Completions, RewardSum, Scores
+from trireme_trainer.rlhf.scoring import completions_of, generation_config, make_rewards, mean_rewards
+from trireme_trainer.rlhf.transcripts import Transcripts
 
 SHOWN = {
     "reward": "reward",
@@ -74,6 +76,8 @@ class AlgorithmRun(HFRun):
     config: RLHFConfig
     data: PromptDataset
     evaluates_at_start = True
+    _drawn: tuple[Completions, Scores]
+    """What the last step learned from."""
 
     def make_dataset(self, directory: Path) -> PromptDataset:
         """Prompts."""
@@ -98,7 +102,10 @@ class AlgorithmRun(HFRun):
         drawing, named = spec.generation, self.config.reference_name
         self._tokenizer = tokenizer
         self._rewards = make_rewards(self.config, self.folders, self._dataset, self.ranks.device, self.channel.alive)
+        self._transcripts = Transcripts(self.channel, wanted=self.place.rank == 0)
         self._step_tokens = 0
+        # What a call leaves out is taken from the model's own settings, penalties too, which learning knows nothing of.
+        model.generation_config = generation_config(self.config, tokenizer)
         trainer: Any = steered(_Trainer)(
             self,
             model=model,
@@ -131,7 +138,14 @@ class AlgorithmRun(HFRun):
     def _score(self, numbers: Sequence[int], drawn: Sequence[Sequence[int]]) -> Scores:
         batch = completions_of(self.data.train, numbers, drawn, self._tokenizer)
         self._step_tokens = sum(map(len, drawn)) + sum(len(self.data.train.prompt(n).tokens) for n in numbers)
-        return self._rewards.score(batch, self.channel.alive)
+        scores = self._rewards.score(batch, self.channel.alive)
+        self._drawn = (batch, scores)
+        return scores
+
+    def end_step(self, step: int) -> Wish:
+        """Also: show some of what was learned from."""
+        self._transcripts.add(step, *self._drawn)
+        return super().end_step(step)
 
     def sampler(self) -> Sampler[int]:
         """The rows that are left, in trl's order of groups."""
