@@ -105,7 +105,7 @@ def _page(found: Mapping[str, Figures], seeds: Sequence[int], heading: str, step
 {heading}
 
 Means over {len(seeds)} seeds, each measured before the first step and after the last on held-out functions: those of
-email, json, sqlite3, tomllib and wsgiref, which are in no stage's training data.
+email, http, json, urllib and xml, which are in no stage's training data.
 
 | | before | after | change | standard error | change / error |
 |---|---|---|---|---|---|

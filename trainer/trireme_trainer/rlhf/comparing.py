@@ -47,7 +47,8 @@ class ComparingRun(HFRun):
                 numbers = {
                     "pairs": torch.ones_like(margin),
                     "loss": -logsigmoid(margin),
-                    "accuracy": (margin > 0).double(),
+                    # Of two that are equal, as all are before DPO's first step, either may win.
+                    "accuracy": (margin > 0).double() + 0.5 * (margin == 0).double(),
                     **found,
                 }
                 for name, values in numbers.items():
