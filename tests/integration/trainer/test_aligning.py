@@ -89,13 +89,26 @@ def disturbed(gang: Gang, last: int) -> tuple[Any, int]:
 @pytest.mark.parametrize(
     ("algorithm", "changes"),
     [
-        ("dpo", {"workers__devicesPerNode": 2}),
-        ("dpo", {"method__type": "full", "workers__devicesPerNode": 2, "training__zeroStage": 2}),
-        ("reward", {}),
-        ("grpo", {"generation__samplesPerPrompt": 4, "grpo": {"iterations": 2, "beta": 0.05}}),
-        ("grpo", {"generation__samplesPerPrompt": 4, "workers__devicesPerNode": 2, "training__globalBatchSize": 4}),
+        pytest.param("dpo", {"workers__devicesPerNode": 2}, id="DPO, LoRA on two"),
+        pytest.param(
+            "dpo",
+            {"method__type": "full", "workers__devicesPerNode": 2, "training__zeroStage": 2},
+            id="DPO, full, ZeRO-2",
+            marks=pytest.mark.long,
+        ),
+        pytest.param("reward", {}, id="reward model", marks=pytest.mark.long),
+        pytest.param(
+            "grpo",
+            {"generation__samplesPerPrompt": 4, "grpo": {"iterations": 2, "beta": 0.05}},
+            id="GRPO, two updates a step",
+        ),
+        pytest.param(
+            "grpo",
+            {"generation__samplesPerPrompt": 4, "workers__devicesPerNode": 2, "training__globalBatchSize": 4},
+            id="GRPO on two",
+            marks=pytest.mark.long,
+        ),
     ],
-    ids=["DPO, LoRA on two", "DPO, full, ZeRO-2", "reward model", "GRPO, two updates a step", "GRPO on two"],
 )
 def test_a_run_that_lost_a_rank_ends_as_one_that_did_not(
     make_gang: Callable[..., Gang],

@@ -38,8 +38,12 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("method", "ranks", "zero"),
-    [("lora", 1, 0), ("lora", 2, 0), ("full", 2, 2), ("full", 2, 3)],
-    ids=["lora", "lora on two", "full, ZeRO-2", "full, ZeRO-3"],
+    [
+        pytest.param("lora", 1, 0, id="lora", marks=pytest.mark.long),
+        pytest.param("lora", 2, 0, id="lora on two"),
+        pytest.param("full", 2, 2, id="full, ZeRO-2"),
+        pytest.param("full", 2, 3, id="full, ZeRO-3", marks=pytest.mark.long),
+    ],
 )
 def test_a_run_that_lost_a_rank_ends_as_one_that_did_not(
     make_gang: Callable[..., Gang], server: S3Server, base: Path, examples: Path, method: str, ranks: int, zero: int
