@@ -27,7 +27,10 @@ class Store:
         self.broken: set[str] = set()
 
     def download(self, key: str, path: Path, *, cancelled: Callable[[], bool]) -> tuple[int, str]:
-        self.fetched.append(key)
+        return self._get(key, path, key)
+
+    def _get(self, key: str, path: Path, fetched: str) -> tuple[int, str]:
+        self.fetched.append(fetched)
         if key not in self.objects:
             raise ObjectNotFound(key)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,8 +41,7 @@ class Store:
         return hash_file(path)
 
     def download_parts(self, key: str, path: Path, *, cancelled: Callable[[], bool]) -> None:
-        self.download(key, path, cancelled=cancelled)
-        self.fetched[-1] = f"parts of {key}"
+        self._get(key, path, f"parts of {key}")
 
 
 def stored(**contents: bytes) -> tuple[Any, Any]:
