@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +83,25 @@ def ready(product: Product) -> bool:
     return {"Ready", "AdaptersLoaded"} <= {c["type"] for c in conditions if c["status"] == "True"}
 
 
-def answer(product: Product, model: str) -> str:
+def answer(product: Product, model: str) -> tuple[str, tuple[float, ...]]:
+    """The likeliest answer, and the log-probabilities of its tokens."""
     client = OpenAI(base_url=service_status(product)["url"], api_key="none", max_retries=0)
-    done = client.completions.create(model=model, prompt=PROMPT, max_tokens=24, temperature=0)
-    return done.choices[0].text
+    done = client.completions.create(model=model, prompt=PROMPT, max_tokens=24, temperature=0, logprobs=0)
+    choice = done.choices[0]
+    assert choice.logprobs is not None
+    return choice.text, tuple(round(number or 0.0, 4) for number in choice.logprobs.token_logprobs or ())
 
 
-def test_a_model_is_trained_taught_aligned_and_served_by_one_command_and_two_lost_nodes(product: Product) -> None:
+@pytest.fixture
+def line(product: Product) -> Iterator[Product]:
+    """The four stages, applied by one command; the service is gone afterwards."""
     product.kubectl("apply", "-f", str(LINE))
+    yield product
+    product.kubectl("delete", "tis", "stdlib", "--ignore-not-found")
+
+
+def test_a_model_is_trained_taught_aligned_and_served_by_one_command_and_two_lost_nodes(line: Product) -> None:
+    product = line
     pretrain = TestedJob(product, "stdlib-base")
     taught = TestedJob(product, "stdlib-docstrings", "FineTuneJob")
     aligned = TestedJob(product, "stdlib-preferences", "RLHFJob")
@@ -133,13 +145,12 @@ def test_a_model_is_trained_taught_aligned_and_served_by_one_command_and_two_los
     # Served, also once all that it was made of is gone.
     wait_for("the service is ready", lambda: ready(product), 300)
     before = {name: answer(product, name) for name in ("stdlib", "stdlib-preferences")}
-    assert before["stdlib"] != before["stdlib-preferences"]
+    assert before["stdlib"] != before["stdlib-preferences"], "if not another text, then of another probability"
     rows = lineage(product, "stdlib")
     assert [row[0] for row in rows[:2]] == ["InferenceService/stdlib", "FineTuneJob/stdlib-docstrings"]
     assert {"RLHFJob/stdlib-preferences", "PretrainJob/stdlib-base"} <= {row[0] for row in rows}
     product.kubectl("delete", "ptj,ftj,rlj", "--all")
-    assert {name: answer(product, name) for name in before} == before
-    product.kubectl("delete", "tis", "stdlib")
+    assert {name: answer(product, name)[0] for name in before} == {name: text for name, (text, _) in before.items()}
 
 
 def lineage(product: Product, name: str) -> list[list[str]]:
