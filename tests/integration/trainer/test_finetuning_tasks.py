@@ -211,7 +211,7 @@ def test_a_corrupt_weight_file_in_the_store_fails_the_run_by_its_name(
     server.settle()
     examples = tmp_path / "train.jsonl"
     write_examples(examples, "shutil.py")
-    spec = make_finetune_spec(base, examples, base={"uri": f"s3://{BUCKET}/models/broken"})
+    spec = make_finetune_spec(base, examples, base__uri=f"s3://{BUCKET}/models/broken")
     gang = make_gang(config=make_finetune_job(server, spec))
     gang.start_all()
     gang.form()
