@@ -15,6 +15,7 @@ from trireme_trainer.hf.evaluation import evaluating, held_out_batches
 from trireme_trainer.rank.run import Place
 from trireme_trainer.rlhf.config import REWARDS_DIRECTORY, RLHFConfig
 from trireme_trainer.rlhf.data import Prompt, PromptRows
+from trireme_trainer.rlhf.drawn import pad_left, until_end
 from trireme_trainer.rlhf.rewards.batch import Completions, RewardSum
 from trireme_trainer.rlhf.rewards.build import build_rewards, read_sources, try_rewards
 from trireme_trainer.rlhf.rewards.model import RewardModel
@@ -85,18 +86,9 @@ def generation_config(config: RLHFConfig, tokenizer: PreTrainedTokenizerBase) ->
 @torch.no_grad()
 def draw(model: Any, prompts: Sequence[Sequence[int]], how: GenerationConfig, device: torch.device) -> list[list[int]]:
     """A completion of each prompt, with the end-of-text token where the model drew it."""
-    longest = max(map(len, prompts))
-    tokens = torch.full((len(prompts), longest), int(how.pad_token_id), dtype=torch.long)
-    mask = torch.zeros_like(tokens)
-    for row, prompt in enumerate(prompts):
-        tokens[row, longest - len(prompt) :] = torch.tensor(list(prompt))
-        mask[row, longest - len(prompt) :] = 1
-    drawn = model.generate(tokens.to(device), attention_mask=mask.to(device), generation_config=how)
-    found = []
-    for row in drawn[:, longest:].tolist():
-        end = row.index(how.eos_token_id) + 1 if how.eos_token_id in row else len(row)
-        found.append(row[:end])
-    return found
+    tokens, attention = pad_left(prompts, int(how.pad_token_id), device)
+    drawn = model.generate(tokens, attention_mask=attention, generation_config=how)
+    return [until_end(row.tolist(), how.eos_token_id) for row in drawn[:, tokens.shape[1] :]]
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
 
+from trireme_trainer.rlhf.drawn import pad_left, until_end
 from trireme_trainer.rlhf.ppo.model import Sequences
 
 
@@ -47,17 +48,6 @@ class SignOfLife(StoppingCriteria):  # type: ignore[misc]
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def pad_left(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(tokens, attention) of prompts, [batch, longest]."""
-    width = max(map(len, prompts))
-    tokens = torch.full((len(prompts), width), pad, dtype=torch.long)
-    attention = torch.zeros_like(tokens)
-    for row, prompt in enumerate(prompts):
-        tokens[row, width - len(prompt) :] = torch.tensor(prompt)
-        attention[row, width - len(prompt) :] = 1
-    return tokens.to(device), attention.to(device)
-
-
 @torch.no_grad()
 def draw(
     policy: Any,
@@ -84,7 +74,7 @@ def draw(
         )
     finally:
         policy.generation_config = own
-    return [_until(row.tolist(), end) for row in found[:, tokens.shape[1] :]]
+    return [until_end(row.tolist(), end) for row in found[:, tokens.shape[1] :]]
 
 
 def _plain_config(policy: Any, end: int) -> Any:
@@ -92,11 +82,6 @@ def _plain_config(policy: Any, end: int) -> Any:
     config = type(policy.generation_config)(do_sample=False, num_beams=1, eos_token_id=end, pad_token_id=end)
     config.bos_token_id = policy.generation_config.bos_token_id
     return config
-
-
-def _until(tokens: list[int], end: int) -> list[int]:
-    """Up to and with the first end-of-text token: what follows it is padding."""
-    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
 
 
 def join(
