@@ -46,6 +46,9 @@ class HFRun:
     evaluates_at_start = False
     """Whether the held-out rows are looked at before the first step too, to compare with."""
 
+    shown: Mapping[str, str] = {}
+    """What of a step's log is shown beside the loss: names in the trainer's log, and in the job's status."""
+
     @property
     def updates_per_step(self) -> int:
         """Optimizer updates of a step: as many as a step's rows, or what was drawn from them, are used for."""
@@ -116,7 +119,7 @@ class HFRun:
 
     def step_metrics(self, logs: Mapping[str, float]) -> dict[str, float]:
         """What of a step's log is shown beside the loss."""
-        return {}
+        return {name: float(logs[logged]) for logged, name in self.shown.items() if logs.get(logged) is not None}
 
     def exported_name(self, name: str) -> str | None:
         """Name in the exported model of a trained parameter; None for one that is not part of it."""

@@ -37,6 +37,8 @@ class _Trainer(DPOTrainer):  # type: ignore[misc] # the library has no types
 class AlgorithmRun(ComparingRun):
     """One rank's run."""
 
+    shown = SHOWN
+
     def make_trainer(
         self,
         model: PreTrainedModel,
@@ -69,10 +71,6 @@ class AlgorithmRun(ComparingRun):
             processing_class=tokenizer,
         )
         return trainer
-
-    def step_metrics(self, logs: Mapping[str, float]) -> dict[str, float]:
-        """Implicit rewards of the step's comparisons."""
-        return {shown: float(logs[name]) for name, shown in SHOWN.items() if logs.get(name) is not None}
 
     def scores(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Margins of the implicit rewards, and whether the policy alone prefers the chosen answer."""

@@ -76,6 +76,7 @@ class AlgorithmRun(HFRun):
     config: RLHFConfig
     data: PromptDataset
     evaluates_at_start = True
+    shown = SHOWN
     _drawn: tuple[Completions, Scores]
     """What the last step learned from."""
 
@@ -161,7 +162,7 @@ class AlgorithmRun(HFRun):
 
     def step_metrics(self, logs: Mapping[str, float]) -> dict[str, float]:
         """Rewards, lengths, and how far the policy moved."""
-        shown = {shown: float(logs[name]) for name, shown in SHOWN.items() if logs.get(name) is not None}
+        shown = super().step_metrics(logs)
         for part in self._rewards.parts:
             if (mean := logs.get(f"rewards/{part.name}/mean")) is not None:
                 shown[f"rewards/{part.name}"] = float(mean)

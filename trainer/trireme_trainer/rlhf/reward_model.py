@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +41,8 @@ class WholeAnswers(DataCollatorForPreference):  # type: ignore[misc] # the libra
 class AlgorithmRun(ComparingRun):
     """One rank's run."""
 
+    shown = SHOWN
+
     def make_trainer(
         self,
         model: PreTrainedModel,
@@ -61,10 +62,6 @@ class AlgorithmRun(ComparingRun):
             processing_class=tokenizer,
         )
         return trainer
-
-    def step_metrics(self, logs: Mapping[str, float]) -> dict[str, float]:
-        """Scores of the step's answers."""
-        return {shown: float(logs[name]) for name, shown in SHOWN.items() if logs.get(name) is not None}
 
     def scores(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """By how much the chosen answer's score is above the other's."""
