@@ -99,6 +99,10 @@ def main() -> None:
     trainer.train()
     if int(os.environ.get("RANK", "0")) == 0:
         Path(sys.argv[2]).write_text(json.dumps(kept.steps))
+    if torch.distributed.is_initialized():
+        # A rank that ends while another still holds a connection to it would abort that one.
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

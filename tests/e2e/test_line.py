@@ -149,7 +149,8 @@ def test_a_model_is_trained_taught_aligned_and_served_by_one_command_and_two_los
     rows = lineage(product, "stdlib")
     assert [row[0] for row in rows[:2]] == ["InferenceService/stdlib", "FineTuneJob/stdlib-docstrings"]
     assert {"RLHFJob/stdlib-preferences", "PretrainJob/stdlib-base"} <= {row[0] for row in rows}
-    product.kubectl("delete", "ptj,ftj,rlj", "--all")
+    for job in (pretrain, taught, aligned):
+        product.kubectl("delete", job.kind, job.name)
     assert {name: answer(product, name)[0] for name in before} == {name: text for name, (text, _) in before.items()}
 
 
