@@ -35,7 +35,11 @@ class Operator:
         self._kinds: dict[str, Kind] = {info.kind: info for info in job_kinds()}
         self._queue = WorkQueue()
         self._agents = AgentClient(keys, config.poll_timeout_seconds, config.poll_concurrency)
-        policy = Policy(default_image=config.trainer_image, exclude_after_failures=config.exclude_after_failures)
+        policy = Policy(
+            default_image=config.trainer_image,
+            pod_defaults=config.pod_defaults,
+            exclude_after_failures=config.exclude_after_failures,
+        )
         self._world = World(self._kinds, self._agents, policy)
         self._leader = Leader(
             api,
@@ -143,7 +147,11 @@ class Operator:
                 return
             except ApiError as error:
                 if error.status == 403:
-                    log.warning("nodes cannot be seen: %s", error.message)
+                    log.warning(
+                        "nodes cannot be seen, so nobody checks for room before pods are created, and a lost node is "
+                        "known by its silent agents and its pods' Ready conditions alone: %s",
+                        error.message,
+                    )
                     self._world.nodes = None
                     return
                 log.warning("asking for nodes: %s", error)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("get_kubectl", ROOT / "scripts" / "get_kubectl.py")
+    spec = importlib.util.spec_from_file_location("get_test_tools", ROOT / "scripts" / "get_kubectl.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
