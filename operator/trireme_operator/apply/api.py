@@ -1,6 +1,7 @@
 """The one Kubernetes client: the official asynchronous one, with plain JSON in and out."""
 
 import json
+import logging
 import time
 from typing import Any
 from urllib.parse import quote
@@ -49,6 +50,7 @@ def path_of(group: str, version: str, plural: str, namespace: str | None = None,
 async def load_configuration(kubeconfig: str | None) -> Configuration:
     """Client configuration from a kubeconfig, or from the pod's service account."""
     configuration = Configuration()
+    logging.getLogger(load_kube_config.__module__).setLevel(logging.ERROR)  # in a pod it warns that there is no file
     try:
         await load_kube_config(config_file=kubeconfig, client_configuration=configuration, persist_config=False)
     except (ConfigException, FileNotFoundError):

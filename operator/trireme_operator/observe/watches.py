@@ -26,8 +26,9 @@ def registry(handlers: dict[tuple[str, str, str], OnEvent]) -> kopf.OperatorRegi
 
     @kopf.on.login(registry=found)  # type: ignore[untyped-decorator]
     def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-        kubeconfig = kopf.login_with_kubeconfig(**kwargs)
-        return kubeconfig or kopf.login_with_service_account(**kwargs)
+        # In a pod by the client library, which takes the API server's address from the environment; Kopf's own way takes
+        # its name, and needs DNS.
+        return kopf.login_with_kubeconfig(**kwargs) or kopf.login_via_client(**kwargs)
 
     for (group, version, plural), handler in handlers.items():
         _register(found, group, version, plural, handler)
