@@ -45,6 +45,9 @@ lock:
 	    --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --quiet \
 	    -o requirements-serving.lock
 	$(BIN)/python scripts/clean_lock.py requirements-serving.lock
+	$(BIN)/python scripts/lock_cuda.py $(BIN)/uv
+	$(UV) pip compile images/build.in --constraint requirements.lock --python-version 3.11 --generate-hashes \
+	    --no-annotate --no-emit-index-url --no-emit-find-links --quiet -o images/build.lock
 
 crds: setup
 	$(BIN)/python -m trireme.resources.crdgen --out crds
