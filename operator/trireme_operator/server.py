@@ -1,27 +1,43 @@
 """/metrics, /healthz and /readyz."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import Metric as Family
 
-from trireme_operator.metrics import REGISTRY
+Probe = Callable[[], str]
+"""What is wrong; "" when nothing is."""
+
+
+class _Collected:
+    """Families as a registry that was asked already."""
+
+    def __init__(self, families: list[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Family]:
+        return iter(self._families)
 
 
 async def serve(
-    host: str, port: int, healthy: Callable[[], bool], ready: Callable[[], bool]
+    host: str, port: int, collect: Callable[[], Iterable[Family]], healthy: Probe, ready: Probe
 ) -> tuple[web.AppRunner, int]:
     """Start the server; returns its runner and the port it got."""
 
-    def probe(check: Callable[[], bool]) -> Callable[[web.Request], object]:
+    def probe(problem: Probe) -> Callable[[web.Request], object]:
         async def answer(_: web.Request) -> web.Response:
-            good = check()
-            return web.Response(text="ok" if good else "not ok", status=200 if good else 503)
+            wrong = problem()
+            return web.Response(text=f"not ok: {wrong}" if wrong else "ok", status=503 if wrong else 200)
 
         return answer
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        # Read here, where nothing changes meanwhile; written as text in a thread, which takes longer.
+        collected = _Collected(list(collect()))
+        body = await asyncio.to_thread(generate_latest, collected)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()
     app.router.add_get("/metrics", metrics)

@@ -31,19 +31,23 @@ class LossTotals:
         return self.loss_sum / self.tokens if self.tokens else float("nan")
 
     @classmethod
-    def over_all_ranks(cls, parts: list[torch.Tensor], device: torch.device, vote: int = 0) -> tuple[LossTotals, int]:
-        """Sum `[loss, tokens]` of every micro-batch, and the largest vote (0 to MAX_VOTE) of any rank.
+    def over_all_ranks(
+        cls, parts: list[torch.Tensor], device: torch.device, vote: int = 0, number: float = 0.0
+    ) -> tuple[LossTotals, int, float]:
+        """Sum `[loss, tokens]` of every micro-batch, the largest vote (0 to MAX_VOTE) of any rank, and the mean of a
+        number that each has.
 
-        The last stage's first tensor rank speaks for its peers. One collective carries both: the ranks are counted
+        The last stage's first tensor rank speaks for its peers. One collective carries all: the ranks are counted
         by their vote.
         """
-        total = torch.zeros(2 + MAX_VOTE + 1, dtype=torch.float64, device=device)
-        total[2 + vote] = 1.0
+        total = torch.zeros(3 + MAX_VOTE + 1, dtype=torch.float64, device=device)
+        total[2], total[3 + vote] = number, 1.0
         if parts and parallel_state.get_tensor_model_parallel_rank() == 0:
             total[:2] += torch.stack(parts).sum(dim=0)
         dist.all_reduce(total)
-        loss_sum, tokens, *voters = total.tolist()
-        return cls(loss_sum, int(tokens)), max(value for value, count in enumerate(voters) if count)
+        loss_sum, tokens, numbers, *voters = total.tolist()
+        agreed = max(value for value, count in enumerate(voters) if count)
+        return cls(loss_sum, int(tokens)), agreed, numbers / sum(voters)
 
 
 class MicroBatches:
