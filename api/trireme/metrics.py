@@ -4,15 +4,16 @@ Names and units follow https://prometheus.io/docs/practices/naming/: base units,
 to 1. A job is named by `job_name`, because `job` is the label by which Prometheus names its own scrape job.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric as Family
 
-METRICS_PORT = 9464
-"""Port of /metrics in every pod of a job or service, named `metrics`."""
+from trireme.protocol.base import METRICS_PORT
+
 SCRAPE_ANNOTATIONS = {
     "prometheus.io/scrape": "true",
     "prometheus.io/port": str(METRICS_PORT),
@@ -85,6 +86,25 @@ def counter(name: str, text: str, *labels: str, optional: bool = False) -> Metri
 def histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...], optional: bool = False) -> Metric:
     """Definition of a distribution."""
     return Metric(name, MetricType.HISTOGRAM, text, labels, buckets, optional)
+
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+"""Of what `exposition` writes."""
+
+
+class _Collected:
+    """Families as a registry that was asked already."""
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterator[Family]:
+        return iter(self._families)
+
+
+def exposition(families: Iterable[Family]) -> bytes:
+    """Families in Prometheus' text format."""
+    return generate_latest(_Collected(families))
 
 
 @dataclass(frozen=True)

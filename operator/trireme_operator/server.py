@@ -1,24 +1,15 @@
 """/metrics, /healthz and /readyz."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric as Family
+
+from trireme.metrics import CONTENT_TYPE, exposition
 
 Probe = Callable[[], str]
 """What is wrong; "" when nothing is."""
-
-
-class _Collected:
-    """Families as a registry that was asked already."""
-
-    def __init__(self, families: list[Family]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterator[Family]:
-        return iter(self._families)
 
 
 async def serve(
@@ -35,9 +26,8 @@ async def serve(
 
     async def metrics(_: web.Request) -> web.Response:
         # Read here, where nothing changes meanwhile; written as text in a thread, which takes longer.
-        collected = _Collected(list(collect()))
-        body = await asyncio.to_thread(generate_latest, collected)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        body = await asyncio.to_thread(exposition, list(collect()))
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
     app = web.Application()
     app.router.add_get("/metrics", metrics)

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.parser import text_string_to_metric_families
+
 from trireme.metrics import SERVICE_LABELS, MetricGroup, gauge
+from trireme.protocol.serving import ReplicaReport, ServiceIdentity
+
+ENGINE_PREFIX = "vllm:"
+"""Of the engine's own metrics; what else its process tells, of Python and its web server, is left out."""
 
 REPLICA_INFO = gauge("trireme_replica_info", "1; which revision the replica is of.", *SERVICE_LABELS, "revision")
 REPLICA_STATE = gauge(
@@ -38,3 +47,31 @@ GROUPS = (
         ),
     ),
 )
+
+
+def collect(
+    service: ServiceIdentity,
+    report: ReplicaReport,
+    ready: bool,
+    stage_seconds: Mapping[str, float],
+    engine: str | None,
+) -> Iterator[Family]:
+    """All that a replica tells; `engine`: vLLM's metrics as text, None while it does not answer."""
+    labels = (service.namespace, service.name)
+    yield REPLICA_INFO.family([((*labels, report.revision), 1.0)])
+    yield REPLICA_STATE.family([((*labels, report.state), 1.0)])
+    yield REPLICA_READY.family([(labels, float(ready))])
+    yield START_SECONDS.family(((*labels, stage), seconds) for stage, seconds in stage_seconds.items())
+    yield ADAPTERS_LOADED.family([(labels, len(report.adapters))])
+    yield ADAPTERS_REFUSED.family([(labels, len(report.refused))])
+    yield ENGINE_SCRAPED.family([(labels, float(engine is not None))])
+    if engine is not None:
+        yield from relabelled(engine, dict(zip(SERVICE_LABELS, labels, strict=True)))
+
+
+def relabelled(text: str, labels: Mapping[str, str]) -> Iterator[Family]:
+    """vLLM's families with the service's labels on each sample."""
+    for family in text_string_to_metric_families(text):
+        if family.name.startswith(ENGINE_PREFIX):
+            family.samples = [sample._replace(labels={**sample.labels, **labels}) for sample in family.samples]
+            yield family
