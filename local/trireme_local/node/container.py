@@ -138,18 +138,12 @@ class Container:
         record = self.record
         self._stopping = False
         self.started.clear()
-        launch.termination_path.unlink(missing_ok=True)
+        launch.termination_path.write_bytes(b"")
         record.image, record.image_id = self.spec["image"], f"local://{launch.image.name}"
         record.container_id = f"trireme-local://{uuid.uuid4().hex}"
         self.log_path(record.restart_count - 2).unlink(missing_ok=True)
         try:
-            self.process = await ContainerProcess.start(
-                launch.arguments,
-                env=launch.env,
-                directory=launch.directory,
-                log_path=self.log_path(record.restart_count),
-                marker=self.marker,
-            )
+            self.process = await self._start(launch)
         except OSError as error:
             message = f"failed to start container: exec: {launch.arguments[0]!r}: {error.strerror or error}"
             record.state = terminated(128, "StartError", None, message, record.container_id)
@@ -170,6 +164,15 @@ class Container:
                 task.cancel()
         self._record_exit(launch, code, began)
         return code
+
+    async def _start(self, launch: Launch) -> ContainerProcess:
+        """Start the first process, in a mount namespace where the node has them. Raises OSError."""
+        log_path = self.log_path(self.record.restart_count)
+        how = {"env": launch.env, "directory": launch.directory, "log_path": log_path, "marker": self.marker}
+        namespaces = self.sandbox.node.namespaces
+        if namespaces is None or launch.root is None:
+            return await ContainerProcess.start(launch.arguments, **how)
+        return await ContainerProcess.start_in(namespaces, launch.root, launch.arguments, **how)
 
     def _record_exit(self, launch: Launch, code: int, began: str) -> None:
         assert self.process is not None
@@ -283,11 +286,14 @@ class Container:
 
     async def execute(self, command: list[str], timeout_seconds: float) -> tuple[int, str]:
         """Run a command with the container's environment; (exit code, output). Raises OSError, TimeoutError."""
-        launch = self.launch
-        if launch is None:
+        launch, process = self.launch, self.process
+        if launch is None or process is None:
             raise OSError(f"container {self.name} is not running")
+        words = [launch.rewriting.rewrite(part) for part in command]
+        if (namespaces := self.sandbox.node.namespaces) is not None:
+            words = [*namespaces.entering(process.pid), *words]
         return await run_probe_command(
-            [launch.mounts.rewrite(part) for part in command],
+            words,
             env=launch.env,
             directory=launch.directory,
             marker=self.marker,
