@@ -278,6 +278,23 @@ def test_an_eviction_respects_a_disruption_budget(apiserver: ApiServerProcess, n
     assert left["status"]["conditions"][-1]["type"] == "DisruptionTarget"
 
 
+def test_a_pod_that_is_not_ready_may_be_evicted_where_its_budget_says_so(apiserver: ApiServerProcess, node: str) -> None:
+    budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets"
+    spec = {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "free"}}, "unhealthyPodEvictionPolicy": "AlwaysAllow"}
+    assert apiserver.request("POST", budgets, {"metadata": {"name": "free"}, "spec": spec}).status == 201
+    for name, ready in (("well", "True"), ("sick", "False")):
+        body = pod(name)
+        body["metadata"]["labels"] = {"app": "free"}
+        apiserver.request("POST", PODS, body)
+        bind(apiserver, name, node)
+        status = {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}}
+        apiserver.request("PATCH", f"{PODS}/{name}/status", status, content_type=MERGE)
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction"}
+    for name, answer in (("well", 429), ("sick", 201)):
+        asked = {**eviction, "metadata": {"name": name}}
+        assert apiserver.request("POST", f"{PODS}/{name}/eviction", asked).status == answer
+
+
 def test_priority_comes_from_the_class(apiserver: ApiServerProcess) -> None:
     path = "/apis/scheduling.k8s.io/v1/priorityclasses"
     assert apiserver.request("POST", path, {"metadata": {"name": "high"}, "value": 7}).status == 201
