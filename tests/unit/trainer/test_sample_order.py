@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trireme_trainer.data.order import MIX_BLOCK, SampleOrder, permute
+from trireme_trainer.data.order import MIX_BLOCK, SampleOrder, permute, share_of
 
 
 @given(size=st.integers(1, 3000), key=st.integers(0, 2**64 - 1))
@@ -27,7 +27,7 @@ def test_the_slices_of_any_data_axis_make_up_the_same_global_batch(
     seed: int, step: int, data: int, sequences: list[int]
 ) -> None:
     order = SampleOrder(sequences, [1.0] * len(sequences), seed, 16)
-    slices = [sample for rank in range(data) for sample in order.samples_of(step, rank, data)]
+    slices = [sample for rank in range(data) for sample in share_of(order.samples(step), rank, data)]
     assert slices == SampleOrder(sequences, [1.0] * len(sequences), seed, 16).samples(step)
     assert all(0 <= s.index < sequences[s.source] for s in slices)
 

@@ -6,6 +6,7 @@ source by the sources' weights, then mapped through that source's pseudo-random 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -141,8 +142,13 @@ class SampleOrder:
             )
         return sources, positions
 
-    def samples_of(self, step: int, data_parallel_rank: int, data_parallel_size: int) -> list[SampleId]:
-        """The slice of the global batch that one data-parallel rank trains."""
-        batch = self.samples(step)
-        share = len(batch) // data_parallel_size
-        return batch[data_parallel_rank * share : (data_parallel_rank + 1) * share]
+
+def share_of(batch: Sequence[SampleId], data_parallel_rank: int, data_parallel_size: int) -> Sequence[SampleId]:
+    """The slice of a global batch that one data-parallel rank trains."""
+    share = len(batch) // data_parallel_size
+    return batch[data_parallel_rank * share : (data_parallel_rank + 1) * share]
+
+
+def samples_digest(batch: Sequence[SampleId]) -> str:
+    """Short digest of the ids of a global batch, by which two runs show that they read the same."""
+    return hashlib.sha256(",".join(map(str, batch)).encode()).hexdigest()[:12]

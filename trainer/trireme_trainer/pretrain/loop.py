@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -15,7 +14,7 @@ from trireme.protocol import Progress, Section, Settings
 from trireme_trainer.agent.messages import Inputs
 from trireme_trainer.agent.programs import PRETRAIN_WEIGHTS
 from trireme_trainer.data.dataset import TOKENIZER_DIRECTORY, TokenDataset
-from trireme_trainer.data.order import SampleOrder
+from trireme_trainer.data.order import SampleOrder, samples_digest, share_of
 from trireme_trainer.engines.interface import CheckpointFormatError, Engine, StepResult
 from trireme_trainer.metrics.throughput import Peak, Throughput
 from trireme_trainer.pretrain.config import PretrainConfig
@@ -96,8 +95,9 @@ class Pretraining:
         engine, step = self._engine, self._engine.step
         self._channel.enter(Section.STEP, step)
         began = self._clock()
-        samples = self.order.samples_of(step, engine.data_parallel_rank, engine.data_parallel_size)
-        result = engine.train_step(self._dataset.train(samples), lambda: self._run.wish(step + 1))
+        samples = self.order.samples(step)
+        mine = share_of(samples, engine.data_parallel_rank, engine.data_parallel_size)
+        result = engine.train_step(self._dataset.train(mine), lambda: self._run.wish(step + 1))
         if result.found_nan:
             raise NaNLoss(
                 f"loss {result.loss}, gradient norm {result.grad_norm} at step {step + 1} with learning rate "
@@ -118,15 +118,10 @@ class Pretraining:
                 result.loss,
                 result.grad_norm,
                 result.learning_rate,
-                self.samples_digest(step),
+                samples_digest(samples),
                 seconds,
             )
         return result.agreed
-
-    def samples_digest(self, step: int) -> str:
-        """Short digest of the ids of the samples of one global batch."""
-        ids = ",".join(map(str, self.order.samples(step)))
-        return hashlib.sha256(ids.encode()).hexdigest()[:12]
 
     def _report(self, result: StepResult, seconds: float, completed_at: float) -> None:
         rates = self._throughput.step(seconds)

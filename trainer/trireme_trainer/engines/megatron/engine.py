@@ -29,7 +29,7 @@ from trireme_trainer.engines.interface import (
     TokenBatch,
 )
 from trireme_trainer.engines.megatron import checkpointing, cpu_bridge, export, initial, starting
-from trireme_trainer.engines.megatron.forward import LossTotals, MicroBatches, forward_step
+from trireme_trainer.engines.megatron.forward import LossTotals, MicroBatches, StepTotals, forward_step
 from trireme_trainer.engines.megatron.model import build_model, check_config, wrap_data_parallel
 from trireme_trainer.engines.megatron.optimizer import Optimizer
 from trireme_trainer.engines.megatron.schedule import learning_rate
@@ -119,20 +119,21 @@ class MegatronEngine:
             )
         self.model.zero_grad_buffer()
         parts = self._run(batch, config.micro_batch_size, forward_only=False)
-        totals, agreed = LossTotals.over_all_ranks(parts, self.device, vote())
+        totals = StepTotals.over_all_ranks(parts, self.optimizer.grad_square(), vote())
         rate = learning_rate(config.schedule, config.optimizer.learning_rate, self._step)
-        outcome = self.optimizer.step(rate, math.isfinite(totals.mean))
-        if outcome.applied:
+        applied = math.isfinite(totals.loss.mean) and math.isfinite(totals.grad_norm)
+        if applied:
+            self.optimizer.step(rate, totals.grad_norm)
             self._step += 1
         return StepResult(
             step=self._step,
-            loss=totals.mean,
-            grad_norm=outcome.grad_norm,
+            loss=totals.loss.mean,
+            grad_norm=totals.grad_norm,
             learning_rate=rate,
             tokens=config.global_batch_size * config.sequence_length,
-            skipped=not outcome.applied,
-            found_nan=not outcome.applied,
-            agreed=agreed,
+            skipped=not applied,
+            found_nan=not applied,
+            agreed=totals.vote,
         )
 
     @torch.no_grad()
@@ -145,7 +146,7 @@ class MegatronEngine:
             for batch in batches:
                 micro = math.gcd(len(batch.tokens), self.config.micro_batch_size)
                 parts = self._run(batch, micro, forward_only=True)
-                total = total + LossTotals.over_all_ranks(parts, self.device)[0]
+                total = total + LossTotals.over_all_ranks(parts, self.device)
         finally:
             self.model.train()
         return EvaluationResult(total.mean, total.tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,19 +32,44 @@ class LossTotals:
         return self.loss_sum / self.tokens if self.tokens else float("nan")
 
     @classmethod
-    def over_all_ranks(cls, parts: list[torch.Tensor], device: torch.device, vote: int = 0) -> tuple[LossTotals, int]:
-        """Sum `[loss, tokens]` of every micro-batch, and the largest vote (0 to MAX_VOTE) of any rank.
-
-        The last stage's first tensor rank speaks for its peers. One collective carries both: the ranks are counted
-        by their vote.
-        """
-        total = torch.zeros(2 + MAX_VOTE + 1, dtype=torch.float64, device=device)
-        total[2 + vote] = 1.0
-        if parts and parallel_state.get_tensor_model_parallel_rank() == 0:
-            total[:2] += torch.stack(parts).sum(dim=0)
+    def over_all_ranks(cls, parts: list[torch.Tensor], device: torch.device) -> LossTotals:
+        """Sum `[loss, tokens]` of every micro-batch of every rank."""
+        total = _own_totals(parts, device)
         dist.all_reduce(total)
-        loss_sum, tokens, *voters = total.tolist()
-        return cls(loss_sum, int(tokens)), max(value for value, count in enumerate(voters) if count)
+        loss_sum, tokens = total.tolist()
+        return cls(loss_sum, int(tokens))
+
+
+@dataclass(frozen=True)
+class StepTotals:
+    """What all ranks must know of a step before its weights change."""
+
+    loss: LossTotals
+    grad_norm: float
+    vote: int
+    """The largest of any rank."""
+
+    @classmethod
+    def over_all_ranks(cls, parts: list[torch.Tensor], grad_square: torch.Tensor, vote: int) -> StepTotals:
+        """Sum the losses of every micro-batch and the squared norms of the ranks' own gradients.
+
+        One collective, and one wait for the device, carry everything: each would make the stages of the pipeline wait
+        for one another once more. `vote` is 0 to MAX_VOTE; the ranks are counted by their vote.
+        """
+        votes = torch.zeros(MAX_VOTE + 1, dtype=torch.float64, device=grad_square.device)
+        votes[vote] = 1.0
+        total = torch.cat([_own_totals(parts, grad_square.device), grad_square.double().reshape(1), votes])
+        dist.all_reduce(total)
+        loss_sum, tokens, square, *voters = total.tolist()
+        largest = max(value for value, count in enumerate(voters) if count)
+        return cls(LossTotals(loss_sum, int(tokens)), math.sqrt(square), largest)
+
+
+def _own_totals(parts: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """`[loss, tokens]` of this rank; the last stage's first tensor rank speaks for its peers."""
+    if parts and parallel_state.get_tensor_model_parallel_rank() == 0:
+        return torch.stack(parts).sum(dim=0)
+    return torch.zeros(2, dtype=torch.float64, device=device)
 
 
 class MicroBatches:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch
-import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer import get_megatron_optimizer
@@ -14,14 +10,6 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 from trireme_trainer.engines.interface import EngineConfig
 from trireme_trainer.engines.megatron import adam_step
-
-
-@dataclass(frozen=True)
-class OptimizerStep:
-    """What one call of `Optimizer.step` did."""
-
-    grad_norm: float
-    applied: bool
 
 
 class Optimizer:
@@ -74,20 +62,22 @@ class Optimizer:
         """Remove the counters, which Megatron-core's load path cannot see beside the moments."""
         adam_step.forget(self.adam)
 
-    def step(self, learning_rate: float, loss_is_finite: bool) -> OptimizerStep:
-        """Clip, update and publish the new weights; leaves everything as it was when a number is not finite."""
+    def grad_square(self) -> torch.Tensor:
+        """Squared L2 norm of the gradients of which this rank has charge; summed over all ranks it is the model's."""
         self.distributed.prepare_grads()
         gradients = self.distributed.get_main_grads_for_grad_norm()
-        grad_norm = self._global_norm(gradients)
-        applied = loss_is_finite and math.isfinite(grad_norm)
-        if applied:
-            self._clip(grad_norm)
-            for group in self.adam.param_groups:
-                group["lr"] = learning_rate * group["lr_mult"]
-                # Megatron-core marks norms by a multiplier of 0, which only its own scheduler would apply.
-                group["weight_decay"] = self.weight_decay * group["wd_mult"]
-            self.distributed.step_with_ready_grads()
-        return OptimizerStep(grad_norm, applied)
+        if not gradients:
+            return torch.zeros((), device=next(self.model.parameters()).device)
+        return torch.nn.utils.get_total_norm(gradients, 2.0).square()
+
+    def step(self, learning_rate: float, grad_norm: float) -> None:
+        """Clip the gradients, whose norm over all ranks is given, update and publish the new weights."""
+        self._clip(grad_norm)
+        for group in self.adam.param_groups:
+            group["lr"] = learning_rate * group["lr_mult"]
+            # Megatron-core marks norms by a multiplier of 0, which only its own scheduler would apply.
+            group["weight_decay"] = self.weight_decay * group["wd_mult"]
+        self.distributed.step_with_ready_grads()
 
     def adopt_model_parameters(self) -> None:
         """Make the fp32 shards those of the model's weights, which someone has just filled."""
@@ -97,14 +87,6 @@ class Optimizer:
         """Make the model's weights those of the fp32 shards, on every data-parallel rank."""
         self.distributed._copy_main_params_to_model_params()
         self.model.start_param_sync(force_sync=True)
-
-    def _global_norm(self, gradients: list[torch.Tensor]) -> float:
-        device = next(self.model.parameters()).device
-        square = torch.zeros((), dtype=torch.float32, device=device)
-        if gradients:
-            square += torch.nn.utils.get_total_norm(gradients, 2.0).square()
-        dist.all_reduce(square, group=self.distributed.get_grad_stats_parallel_group())
-        return math.sqrt(square.item())
 
     def _clip(self, grad_norm: float) -> None:
         if self.clip_grad <= 0.0 or grad_norm <= self.clip_grad:
