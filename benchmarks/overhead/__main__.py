@@ -1,4 +1,4 @@
-"""python -m benchmarks.overhead [--rounds 3] [--steps 60] [--output benchmarks/overhead/results.md]"""
+"""python -m benchmarks.overhead [--rounds 5] [--steps 60] [--output benchmarks/overhead/results.md]"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TARGET = 0.97
 def main() -> int:
     """Run the blocks one after the other and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="each: a job, a bare loop, a job that saves, or back")
+    parser.add_argument("--rounds", type=int, default=5, help="each: a job, a bare loop, a job that saves, or back")
     parser.add_argument("--steps", type=int, default=60, help="timed steps per block")
     parser.add_argument("--warmup-steps", type=int, default=10, help="steps left out at the start of every block")
     parser.add_argument("--interval-seconds", type=int, default=15, help="between checkpoints, where they are on")
