@@ -48,6 +48,7 @@ lock:
 
 crds: setup
 	$(BIN)/python -m trireme.resources.crdgen --out crds
+	$(BIN)/python -m trireme.resources.crdgen --out charts/trireme/files/crds
 	$(BIN)/python -m trireme.resources.docgen --out docs
 
 demo: setup
@@ -59,9 +60,9 @@ lint: setup
 	$(BIN)/mypy api operator storage trainer serving local cli
 	$(BIN)/lint-imports
 
-# kubectl, for the tests alone: into .venv where the computer has none.
+# kubectl and helm, for the tests alone: into .venv where the computer has none.
 test-tools: setup
-	@$(WITH_LINKS) $(BIN)/python scripts/get_kubectl.py
+	@$(WITH_LINKS) $(BIN)/python scripts/get_test_tools.py
 
 # Under 25 minutes on two cores.
 test: lint test-tools

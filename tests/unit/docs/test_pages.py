@@ -17,6 +17,8 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 KUBECTL_VERBS = {"apply", "get", "describe", "logs", "explain", "wait", "delete", "patch", "drain", "cordon", "create"}
+HELM_VERBS = {"install", "upgrade", "uninstall"}
+CHART = "charts/trireme"
 
 
 def prose(page: Path) -> str:
@@ -70,6 +72,10 @@ def unknown_in(words: list[str], targets: set[str]) -> str | None:
     if program == "kubectl":
         verb = next(word for word in rest if not word.startswith("-"))
         return None if verb in KUBECTL_VERBS else f"kubectl {verb} is not supported"
+    if program == "helm":
+        return (
+            None if rest[0] in HELM_VERBS and rest[2:3] in ([CHART], ["--namespace"]) else f"helm {rest} is not known"
+        )
     if program.endswith("python") and rest[0] == "-m":
         return None if importlib.util.find_spec(rest[1]) else f"no module {rest[1]}"
     return None if program in {"export", "git", "cd", "kill"} else f"nobody checks {program}"
