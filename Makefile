@@ -14,7 +14,7 @@ WITH_LINKS = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(echo $${PIP_FIND_LINKS:-$(PIP_F
 UV = $(WITH_LINKS) $(BIN)/uv
 export UV_LINK_MODE ?= copy
 
-.PHONY: setup setup-serving lock demo test test-tools test-long test-all lint crds clean
+.PHONY: setup setup-serving lock demo test test-tools test-long test-all lint crds docs clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -49,6 +49,9 @@ lock:
 crds: setup
 	$(BIN)/python -m trireme.resources.crdgen --out crds
 	$(BIN)/python -m trireme.resources.docgen --out docs
+
+docs: setup
+	$(BIN)/python scripts/metrics_page.py docs/metrics.md
 
 demo: setup
 	$(BIN)/trireme demo

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trireme_trainer.engines.interface import RankEnvironment
+from trireme_trainer.engines.interface import MAX_VOTE, RankEnvironment
 
 
 class GroupRanks:
@@ -38,6 +38,13 @@ class GroupRanks:
         flags = torch.tensor([flag], device=self.device)
         dist.all_reduce(flags, dist.ReduceOp.MAX)
         return int(flags)
+
+    def agree_and_average(self, flag: int, number: float) -> tuple[int, float]:
+        """Largest flag (0 to MAX_VOTE) given by any rank, and the mean of a number that each has: one collective."""
+        flags = [0.0] * (MAX_VOTE + 1)
+        flags[flag] = 1.0
+        numbers, *counts = self.total(number, *flags)
+        return max(value for value, count in enumerate(counts) if count), numbers / sum(counts)
 
     def total(self, *numbers: float) -> list[float]:
         """Sums over all ranks."""
