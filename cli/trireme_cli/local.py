@@ -76,6 +76,10 @@ def up(
             "kube-scheduler) to run in place of the local ones, e.g. $KUBEBUILDER_ASSETS."
         ),
     ] = None,
+    isolate: Annotated[
+        bool,
+        typer.Option("--isolate", help="Give containers file systems of their own by bubblewrap, where that works."),
+    ] = False,
 ) -> None:
     """Start a cluster: API server, controllers, worker nodes and an S3 server. Does nothing where one runs."""
     cluster = LocalCluster(directory)
@@ -88,6 +92,7 @@ def up(
             grace_seconds=grace_seconds,
             image_table=images,
             control_plane=control_plane,
+            isolate=isolate or None,
         )
         cluster.write_secret(STORE_SECRET, state.store.environment())
     except (ClusterError, NetworksExhausted, StoreUnavailable) as error:

@@ -98,4 +98,6 @@ def node_command(directory: Path, node_directory: Path, state: ClusterState, nod
         command += ["--gid", str(entry.gid)]
     if entry.image_table:
         command += ["--images", entry.image_table]
+    if state.isolate:
+        command += ["--isolation", "auto"]
     return command

@@ -15,10 +15,14 @@ from trireme_local.kube import JsonObject, KubeClient, wait_for_kubeconfig
 from trireme_local.network import claim_network, node_network, release_network
 from trireme_local.node.agent import NodeAgent, NodeSettings
 from trireme_local.node.context import PodAddresses, Timings
+from trireme_local.node.namespaces import NamespacesUnavailable, choose
 from trireme_local.node.registration import default_capacity
 from trireme_local.sessions import node_marker, scratch_directory
 
 log = logging.getLogger("trireme_local.node")
+
+ISOLATIONS = ("auto", "bubblewrap", "paths")
+ISOLATION_VARIABLE = "TRIREME_LOCAL_ISOLATION"
 
 
 def parse_pairs(text: str) -> dict[str, str]:
@@ -83,6 +87,13 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--kubelet-port", type=int, default=10250)
     options.add_argument("--lease-duration-seconds", type=int, default=8)
     options.add_argument("--lease-renew-seconds", type=float, default=2.0)
+    options.add_argument(
+        "--isolation",
+        choices=ISOLATIONS,
+        default=os.environ.get(ISOLATION_VARIABLE, "paths"),
+        help="file systems of containers: bubblewrap makes one for each, paths rewrites every path that names a mount "
+        f"(default: paths, or what {ISOLATION_VARIABLE} says)",
+    )
     options.add_argument("--gid", type=int, default=None, help="group id of every process of the node")
     return options
 
@@ -105,6 +116,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     own_session(options.gid)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if options.isolation not in ISOLATIONS:
+        sys.exit(f"error: {ISOLATION_VARIABLE} is {options.isolation!r}: one of {', '.join(ISOLATIONS)}")
+    try:
+        namespaces = choose(options.isolation)
+    except NamespacesUnavailable as error:
+        sys.exit(f"error: --isolation bubblewrap does not work here: {error}")
     directory = (options.dir or Path(".trireme/nodes") / options.name).resolve()
     directory.mkdir(parents=True, exist_ok=True)
     settings = NodeSettings(
@@ -119,6 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
         taints=options.taint,
         kubelet_port=options.kubelet_port,
         image_table=options.images,
+        namespaces=namespaces,
         timings=Timings(
             lease_renew_seconds=options.lease_renew_seconds, lease_duration_seconds=options.lease_duration_seconds
         ),

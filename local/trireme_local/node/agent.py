@@ -21,6 +21,7 @@ from trireme_local.node.context import NodeContext, PodAddresses, Timings
 from trireme_local.node.images import ImageTable
 from trireme_local.node.kubelet_server import KubeletServer, serving_certificate
 from trireme_local.node.logs import LogSource
+from trireme_local.node.namespaces import MountNamespaces, bytecode_directory
 from trireme_local.node.pod import PodWorker
 from trireme_local.node.processes import (
     ProcessTable,
@@ -51,6 +52,7 @@ class NodeSettings:
     taints: list[JsonObject] = field(default_factory=list)
     kubelet_port: int = 10250
     image_table: Path | None = None
+    namespaces: MountNamespaces | None = None
     timings: Timings = field(default_factory=Timings)
 
 
@@ -72,6 +74,8 @@ class NodeAgent:
             marker=settings.marker,
             capacity=settings.capacity,
             services=Informer(client, SERVICES),
+            namespaces=settings.namespaces,
+            bytecode=bytecode_directory(),
             timings=settings.timings,
         )
         self._workers: dict[str, PodWorker] = {}
@@ -101,6 +105,7 @@ class NodeAgent:
             taints=settings.taints,
             capacity=settings.capacity,
             timings=settings.timings,
+            runtime=f"bubblewrap://{settings.namespaces.version}" if settings.namespaces else "rewritten-paths://1",
         )
         jobs = [self._node.recorder.run(), self._poll_processes(), self._serve(registration)]
         tasks = [asyncio.create_task(job) for job in jobs]

@@ -14,6 +14,7 @@ from trireme_local.informer import Informer
 from trireme_local.kube import CONFIGMAPS, SECRETS, ApiException, JsonObject, KubeClient
 from trireme_local.node.environment import Lookup
 from trireme_local.node.images import ImageTable
+from trireme_local.node.namespaces import MountNamespaces
 
 
 class AddressesExhausted(RuntimeError):
@@ -70,6 +71,10 @@ class NodeContext:
     marker: str
     capacity: Mapping[str, str]
     services: Informer
+    namespaces: MountNamespaces | None = None
+    """How containers get file systems of their own, None where paths are rewritten instead."""
+    bytecode: Path | None = None
+    """Directory where Python programs in such file systems keep their compiled modules."""
     timings: Timings = field(default_factory=Timings)
 
     @property

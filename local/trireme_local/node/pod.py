@@ -31,7 +31,7 @@ from trireme_local.node.status import (
     with_times,
 )
 from trireme_local.node.status_writer import StatusWriter
-from trireme_local.node.volumes import VolumeBuilder, VolumeError
+from trireme_local.node.volumes import PUBLISHED, VolumeBuilder, VolumeError
 
 log = logging.getLogger(__name__)
 
@@ -252,12 +252,13 @@ class PodWorker:
 
     def _builder(self, sandbox: Sandbox) -> VolumeBuilder:
         facts = sandbox.facts
-        return VolumeBuilder(self.directory / "volumes", facts, self.node.lookup(self.namespace), self._token)
+        lookup, rewrites = self.node.lookup(self.namespace), self.node.namespaces is None
+        return VolumeBuilder(self.directory / "volumes", facts, lookup, self._token, rewrites=rewrites)
 
     async def _refresh_volumes(self, sandbox: Sandbox) -> None:
         """Bring changed ConfigMaps, Secrets and tokens into the volumes, as the kubelet does about once a minute."""
         kinds = {kind for volume in self.pod["spec"].get("volumes") or [] for kind in volume}
-        if not kinds & {"configMap", "secret", "projected", "downwardAPI"}:
+        if not kinds & PUBLISHED:
             return
         while True:
             await asyncio.sleep(self.node.timings.volume_refresh_seconds)

@@ -13,6 +13,8 @@ from trireme_local.node.environment import ConfigError, Lookup, PodFacts, config
 from trireme_local.node.mounts import MountTable
 
 DEFAULT_MODE = 0o644
+# Volumes whose files the node writes; a container never does.
+PUBLISHED = {"configMap", "secret", "downwardAPI", "projected"}
 
 # (audience or None, seconds) -> token of the pod's service account.
 TokenSource = Callable[[str | None, int], Awaitable[str]]
@@ -78,12 +80,15 @@ def _inside(relative: str) -> str:
 class VolumeBuilder:
     """Makes and refreshes the volumes of one pod under `directory`."""
 
-    def __init__(self, directory: Path, facts: PodFacts, lookup: Lookup, token: TokenSource) -> None:
+    def __init__(
+        self, directory: Path, facts: PodFacts, lookup: Lookup, token: TokenSource, *, rewrites: bool = True
+    ) -> None:
+        """`rewrites`: mount paths in the files of ConfigMaps become the host's."""
         self._directory = directory
         self._facts = facts
         self._lookup = lookup
         self._token = token
-        self._mounts = MountTable(self._mounted())
+        self._mounts = MountTable(self._mounted() if rewrites else {})
 
     def _mounted(self) -> dict[str, Path]:
         """Host path of every mount path in the pod's containers."""
