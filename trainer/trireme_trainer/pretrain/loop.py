@@ -63,7 +63,7 @@ class Pretraining:
         directory = Path(inputs.dataset_directory)
         self._dataset_digest = "sha256:" + directory.name
         self._dataset = TokenDataset(directory, config.spec.data.sequence_length)
-        self.order = SampleOrder(
+        self._order = SampleOrder(
             self._dataset.train_sequences, self._dataset.weights, training.seed, training.global_batch_size
         )
         self._throughput = Throughput(engine.flops_per_token, self._tokens_per_step, place.world_size, peak)
@@ -95,7 +95,7 @@ class Pretraining:
         engine, step = self._engine, self._engine.step
         self._channel.enter(Section.STEP, step)
         began = self._clock()
-        samples = self.order.samples(step)
+        samples = self._order.samples(step)
         mine = share_of(samples, engine.data_parallel_rank, engine.data_parallel_size)
         result = engine.train_step(self._dataset.train(mine), lambda: self._run.wish(step + 1))
         if result.found_nan:

@@ -53,8 +53,8 @@ class StepTotals:
     def over_all_ranks(cls, parts: list[torch.Tensor], grad_square: torch.Tensor, vote: int) -> StepTotals:
         """Sum the losses of every micro-batch and the squared norms of the ranks' own gradients.
 
-        One collective, and one wait for the device, carry everything: each would make the stages of the pipeline wait
-        for one another once more. `vote` is 0 to MAX_VOTE; the ranks are counted by their vote.
+        One collective and one wait for the device carry everything, since each further one would make the stages of
+        the pipeline wait for one another again. `vote` is 0 to MAX_VOTE; the ranks are counted by their vote.
         """
         votes = torch.zeros(MAX_VOTE + 1, dtype=torch.float64, device=grad_square.device)
         votes[vote] = 1.0
