@@ -172,7 +172,7 @@ class ServingPods(PodSettings):
 class InferenceSpec(Strict):
     """The spec of an InferenceService. Everything may change at any time.
 
-    A change of replicas, adapters or the service's port is made in place; any other makes a new revision.
+    A change of replicas, adapters, the service's port or the budget is made in place; any other makes a new revision.
     """
 
     model: ServedModel = Field(description="The model to serve.")
@@ -213,6 +213,12 @@ class InferenceSpec(Strict):
     pods: ServingPods = Field(description="The pods that serve.")
     store: Store = Field(default_factory=Store, description="The object store of s3:// URIs.")
     cache: ModelCache = Field(default_factory=ModelCache, description="Where fetched files are kept.")
+    disruption_budget: bool = Field(
+        default=True,
+        description="Where two replicas or more are wanted, have a PodDisruptionBudget let drains take one of those "
+        "that serve at a time. False: none is made, for a budget of your own: of a pod with two, the API server "
+        "refuses every eviction.",
+    )
     port: int = Field(default=8000, ge=1, le=65535, description="Port of the Service.")
     startup_deadline_seconds: int = Field(
         default=1800,

@@ -14,7 +14,7 @@ from .operations import DeleteOptions
 from .request import RequestInfo
 from .resource import Resource, now
 from .selectors import format_selector, selector_matches
-from .store import Obj
+from .store import Entry, Obj
 from .tables import json_path
 
 if TYPE_CHECKING:
@@ -157,22 +157,13 @@ def _evict(server: ApiServer, request: web.Request, info: RequestInfo, resource:
             text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
             raise errors.ApiError(500, "InternalError", text)
         budget = budgets[0]
-        status = budget.obj.get("status", {})
-        if status.get("disruptionsAllowed", 0) <= 0 or status.get("observedGeneration", 0) < budget.obj["metadata"].get(
-            "generation", 0
-        ):
-            details = {"causes": [{
-                "reason": "DisruptionBudget",
-                "message": f"The disruption budget {budget.name} needs {status.get('desiredHealthy', 0)} healthy pods "
-                f"and has {status.get('currentHealthy', 0)} currently",
-            }]}  # fmt: skip
-            text = "Cannot evict pod as it would violate the pod's disruption budget."
-            raise errors.ApiError(429, "TooManyRequests", text, details, {"Retry-After": "10"})
-        if not options.dry_run:
-            new = copy.deepcopy(budget.obj)
-            new["status"]["disruptionsAllowed"] -= 1
-            new["status"].setdefault("disruptedPods", {})[info.name] = now()
-            server.store.put("policy/poddisruptionbudgets", budget.namespace, budget.name, new)
+        if not _unhealthy_may_go(pod, budget.obj):
+            _require_room(budget)
+            if not options.dry_run:
+                new = copy.deepcopy(budget.obj)
+                new["status"]["disruptionsAllowed"] -= 1
+                new["status"].setdefault("disruptedPods", {})[info.name] = now()
+                server.store.put("policy/poddisruptionbudgets", budget.namespace, budget.name, new)
     if not options.dry_run:
         _disruption_target(server, resource, pod)
     current = DeleteOptions(options.grace_seconds, options.propagation, options.uid, options.version, options.dry_run)
@@ -180,6 +171,36 @@ def _evict(server: ApiServer, request: web.Request, info: RequestInfo, resource:
     return resource_api.respond(
         {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, 201
     )
+
+
+def _unhealthy_may_go(pod: Obj, budget: Obj) -> bool:
+    """Whether a pod that is not ready may be evicted whatever its budget allows.
+
+    Source: EvictionREST.Create of k8s.io/kubernetes/pkg/registry/core/pod/storage.
+    """
+    conditions = pod.get("status", {}).get("conditions") or []
+    if any(item["type"] == "Ready" and item["status"] == "True" for item in conditions):
+        return False
+    if budget.get("spec", {}).get("unhealthyPodEvictionPolicy") == "AlwaysAllow":
+        return True
+    status = budget.get("status", {})
+    healthy, desired = int(status.get("currentHealthy", 0)), int(status.get("desiredHealthy", 0))
+    return healthy >= desired > 0
+
+
+def _require_room(budget: Entry) -> None:
+    """Raise ApiError (429) where a budget allows no disruption now, or nobody has counted its pods yet."""
+    status = budget.obj.get("status", {})
+    counted = status.get("observedGeneration", 0) >= budget.obj["metadata"].get("generation", 0)
+    if counted and status.get("disruptionsAllowed", 0) > 0:
+        return
+    message = (
+        f"The disruption budget {budget.name} needs {status.get('desiredHealthy', 0)} healthy pods "
+        f"and has {status.get('currentHealthy', 0)} currently"
+    )
+    details = {"causes": [{"reason": "DisruptionBudget", "message": message}]}
+    text = "Cannot evict pod as it would violate the pod's disruption budget."
+    raise errors.ApiError(429, "TooManyRequests", text, details, {"Retry-After": "10"})
 
 
 def _disruption_target(server: ApiServer, resource: Resource, pod: Obj) -> None:

@@ -17,10 +17,13 @@ from trireme_operator.services import build
 from trireme_operator.services.decide import admit, refused_by_server
 from trireme_operator.services.model import (
     CreateRevision,
+    DeleteBudget,
     DeleteRevision,
     Direct,
     EnsureAdapters,
+    EnsureBudget,
     EnsureEndpoint,
+    MoveBudget,
     ObservedService,
     ScaleRevision,
     ServiceAction,
@@ -29,9 +32,11 @@ from trireme_operator.services.model import (
 
 log = logging.getLogger(__name__)
 
+BUDGETS = "poddisruptionbudgets"
 REPEAT_SECONDS = 30.0
 """The adapters' ConfigMap is not watched: it is written again after this long even if nothing changed."""
-CREATIONS = (EnsureAdapters, EnsureEndpoint, CreateRevision)
+CREATIONS = (EnsureAdapters, EnsureEndpoint, CreateRevision, EnsureBudget)
+WATCHED_GROUPS = ("apps", "policy")
 
 
 class ServiceExecutor:
@@ -119,6 +124,9 @@ class ServiceExecutor:
             CreateRevision: self._create_revision,
             ScaleRevision: self._scale,
             DeleteRevision: self._delete,
+            EnsureBudget: self._ensure_budget,
+            MoveBudget: self._move_budget,
+            DeleteBudget: self._delete_budget,
         }
         await handlers[type(action)](observed, action)
 
@@ -155,7 +163,7 @@ class ServiceExecutor:
             if not error.already_exists:
                 raise
             # What is watched is listed: the operator has no other use for the verb to get one.
-            watched = group == "apps"
+            watched = group in WATCHED_GROUPS
             found = await self._list_one(path, name) if watched else await self._get(f"{path}/{name}")
             if found is None:
                 raise Stale(f"{plural} {name} is gone again") from error
@@ -192,6 +200,18 @@ class ServiceExecutor:
         log.info("deleting deployment %s/%s", observed.service.namespace, action.name)
         path = self._path("apps", "deployments", observed, action.name)
         await self._api.delete(path, uid=action.uid, resource_version=action.resource_version)
+
+    async def _ensure_budget(self, observed: ObservedService, action: EnsureBudget) -> None:
+        manifest = build.budget(observed.service, action.revision)
+        self._on_object(BUDGETS, await self._ensure(observed, "policy", BUDGETS, manifest))
+
+    async def _move_budget(self, observed: ObservedService, action: MoveBudget) -> None:
+        path = self._path("policy", BUDGETS, observed, action.name)
+        body = {"spec": build.counting(observed.service.uid, action.revision)}
+        self._on_object(BUDGETS, await self._api.patch(path, body, action.resource_version))
+
+    async def _delete_budget(self, observed: ObservedService, action: DeleteBudget) -> None:
+        await self._api.delete(self._path("policy", BUDGETS, observed, action.name), uid=action.uid)
 
     async def _note_obstacle(self, observed: ObservedService, action: ServiceAction, error: ApiError) -> None:
         """Have the next pass's conditions tell why nothing is created; an outage of the API server is no reason."""

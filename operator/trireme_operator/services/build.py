@@ -1,4 +1,4 @@
-"""Deployment, Service and ConfigMap of a service, as manifests."""
+"""Deployment, Service, ConfigMap and PodDisruptionBudget of a service, as manifests."""
 
 import copy
 import math
@@ -85,6 +85,26 @@ def leading(uid: str, revision: str, port: int) -> dict[str, Any]:
         "selector": names.selector(uid, revision),
         "ports": [{"name": "http", "port": port, "targetPort": "http", "protocol": "TCP"}],
     }
+
+
+def budget(service: ServiceView, revision: str) -> dict[str, Any]:
+    """The PodDisruptionBudget of a revision's pods. It is created once; only the revision changes."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": _metadata(service, names.budget(service.name, service.uid)),
+        "spec": {
+            "maxUnavailable": 1,
+            # A replica that serves nobody, of a model that is broken say, must not keep its node from being drained.
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            **counting(service.uid, revision),
+        },
+    }
+
+
+def counting(uid: str, revision: str) -> dict[str, Any]:
+    """The part of the budget's spec that changes."""
+    return {"selector": {"matchLabels": names.selector(uid, revision)}}
 
 
 def deployment(service: ServiceView, spec: InferenceSpec, target: TargetStatus) -> dict[str, Any]:

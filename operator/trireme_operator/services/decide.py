@@ -19,10 +19,13 @@ from trireme_operator.decide.model import JobEvent
 from trireme_operator.services import conditions, names
 from trireme_operator.services.model import (
     CreateRevision,
+    DeleteBudget,
     DeleteRevision,
     Direct,
     EnsureAdapters,
+    EnsureBudget,
     EnsureEndpoint,
+    MoveBudget,
     ObservedService,
     ScaleRevision,
     ServiceAction,
@@ -172,6 +175,25 @@ def _actions(observed: ObservedService, wanted: Wanted) -> Iterator[ServiceActio
     leads_to = target.revision if takes_over(observed, target.revision, replicas) else endpoint.revision
     if (leads_to, wanted.spec.port) != (endpoint.revision, endpoint.port):
         yield Direct(endpoint.resource_version, leads_to, wanted.spec.port)
+    yield from _budget(observed, wanted.spec, endpoint.revision)
+
+
+def _budget(observed: ObservedService, spec: InferenceSpec, serving: str) -> Iterator[ServiceAction]:
+    """Drains take one replica at a time of the revision that serves.
+
+    Of that one alone: pods of a revision that comes up, or never does, serve nobody, and would count as lost. A single
+    replica has no budget: it could only keep its node from being drained.
+    """
+    budget, wanted = observed.budget, spec.disruption_budget and spec.replicas > 1
+    if budget is None:
+        if wanted:
+            yield EnsureBudget(serving)
+    elif budget.deleting:
+        return
+    elif not wanted:
+        yield DeleteBudget(budget.name, budget.uid)
+    elif budget.revision != serving:
+        yield MoveBudget(budget.name, budget.resource_version, serving)
 
 
 def takes_over(observed: ObservedService, revision: str, replicas: int) -> bool:

@@ -68,6 +68,17 @@ class EndpointView:
 
 
 @dataclass(frozen=True)
+class BudgetView:
+    """The PodDisruptionBudget."""
+
+    name: str
+    uid: str
+    resource_version: str
+    revision: str
+    deleting: bool = False
+
+
+@dataclass(frozen=True)
 class ServicePolicy:
     """What the operator's own settings say."""
 
@@ -84,6 +95,7 @@ class ObservedService:
     reports: Mapping[str, ReplicaReport] = field(default_factory=dict)  # by pod UID
     deployments: tuple[DeploymentView, ...] = ()
     endpoint: EndpointView | None = None
+    budget: BudgetView | None = None
     upstreams: tuple[Upstream, ...] = ()
     obstacle: Obstacle | None = None
     policy: ServicePolicy = ServicePolicy()
@@ -148,7 +160,41 @@ class DeleteRevision:
     resource_version: str
 
 
-ServiceAction = EnsureAdapters | EnsureEndpoint | Direct | CreateRevision | ScaleRevision | DeleteRevision
+@dataclass(frozen=True)
+class EnsureBudget:
+    """Create the PodDisruptionBudget of a revision's pods; nothing happens when it exists."""
+
+    revision: str
+
+
+@dataclass(frozen=True)
+class MoveBudget:
+    """Have the PodDisruptionBudget, in exactly this state, count the pods of a revision."""
+
+    name: str
+    resource_version: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class DeleteBudget:
+    """Delete exactly this PodDisruptionBudget."""
+
+    name: str
+    uid: str
+
+
+ServiceAction = (
+    EnsureAdapters
+    | EnsureEndpoint
+    | Direct
+    | CreateRevision
+    | ScaleRevision
+    | DeleteRevision
+    | EnsureBudget
+    | MoveBudget
+    | DeleteBudget
+)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,11 @@ def adapters(service: str, uid: str) -> str:
     return f"{service}-{uid[:8]}-adapters"
 
 
+def budget(service: str, uid: str) -> str:
+    """Name of the PodDisruptionBudget: one of the service's plain name may be the user's own."""
+    return f"{service}-{uid[:8]}"
+
+
 def url(address: str, port: int) -> str:
     """Base URL of the API, as OpenAI's clients take it."""
     host = f"[{address}]" if ":" in address else address

@@ -22,6 +22,7 @@ from trireme_operator.observe.views import UnreadableStatus
 from trireme_operator.observe.world import World
 from trireme_operator.services import names
 from trireme_operator.services.model import (
+    BudgetView,
     DeploymentView,
     EndpointView,
     ObservedService,
@@ -119,8 +120,21 @@ def endpoint_view(raw: JsonObject) -> EndpointView:
     )
 
 
+def budget_view(raw: JsonObject) -> BudgetView:
+    """The PodDisruptionBudget."""
+    metadata = raw["metadata"]
+    selector = (raw.get("spec") or {}).get("selector") or {}
+    return BudgetView(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        revision=(selector.get("matchLabels") or {}).get(names.LABEL_REVISION, ""),
+        deleting=bool(metadata.get("deletionTimestamp")),
+    )
+
+
 class ServiceWorld:
-    """Caches of services and of their Deployments and Services; pods and jobs are seen by the world of jobs."""
+    """Caches of services and of what they own; pods and jobs are seen by the world of jobs."""
 
     def __init__(
         self,
@@ -136,12 +150,13 @@ class ServiceWorld:
         self.services = Cache()
         self.deployments = Cache(names.LABEL_UID)
         self.endpoints = Cache(names.LABEL_UID)
+        self.budgets = Cache(names.LABEL_UID)
         self.obstacles: dict[str, Obstacle] = {}  # by UID of the service
 
     @property
     def synced(self) -> bool:
         """Whether everything was listed once."""
-        return self.services.synced and self.deployments.synced and self.endpoints.synced
+        return all(cache.synced for cache in (self.services, self.deployments, self.endpoints, self.budgets))
 
     def service_keys(self) -> list[JobKey]:
         """All services."""
@@ -166,6 +181,7 @@ class ServiceWorld:
         service = service_view(raw)
         endpoint = self.endpoints.get(key.namespace, key.name)
         mine = endpoint is not None and controlled_by(endpoint, service.uid)
+        budget = self.budgets.get(key.namespace, names.budget(service.name, service.uid))
         observed = ObservedService(
             now=self._clock(),
             service=service,
@@ -175,6 +191,7 @@ class ServiceWorld:
                 deployment_view(d) for d in self.deployments.labelled(service.uid) if controlled_by(d, service.uid)
             ),
             endpoint=endpoint_view(endpoint) if mine and endpoint is not None else None,
+            budget=budget_view(budget) if budget is not None and controlled_by(budget, service.uid) else None,
             upstreams=self._world.upstreams(key.namespace, self._references(service)),
             obstacle=self.obstacles.get(service.uid),
             policy=self._policy,

@@ -43,6 +43,7 @@ class ServiceParts:
             INFERENCE_SERVICE.plural: self.world.services,
             "deployments": self.world.deployments,
             "services": self.world.endpoints,
+            "poddisruptionbudgets": self.world.budgets,
         }
 
     def handlers(self) -> dict[tuple[str, str, str], watches.OnEvent]:
@@ -52,6 +53,7 @@ class ServiceParts:
             services: watches.feed(self.world.services, self._changed),
             ("apps", "v1", "deployments"): _ours(watches.feed(self.world.deployments, self._owned_changed)),
             ("", "v1", "services"): _ours(watches.feed(self.world.endpoints, self._owned_changed)),
+            ("policy", "v1", "poddisruptionbudgets"): _ours(watches.feed(self.world.budgets, self._owned_changed)),
         }
 
     async def relist(self, relist: Callable[..., Awaitable[None]]) -> None:
@@ -59,6 +61,7 @@ class ServiceParts:
         await relist(self.world.services, GROUP, VERSION, INFERENCE_SERVICE.plural, kind=KIND)
         await relist(self.world.deployments, "apps", "v1", "deployments", labelled=names.LABEL_UID)
         await relist(self.world.endpoints, "", "v1", "services", labelled=names.LABEL_UID)
+        await relist(self.world.budgets, "policy", "v1", "poddisruptionbudgets", labelled=names.LABEL_UID)
         present = {raw["metadata"]["uid"] for raw in self.world.services}
         self._executor.forget_except(present)
         for gone in [uid for uid in self.world.obstacles if uid not in present]:

@@ -11,7 +11,7 @@ from trireme.resources.status import InputStatus
 from trireme_operator.decide.model import to_time
 from trireme_operator.services.model import ObservedService, Wanted
 
-IN_PLACE = ("replicas", "adapters", "adapterLimits", "port", "model")
+IN_PLACE = ("replicas", "adapters", "adapterLimits", "port", "disruptionBudget", "model")
 """Fields that the pods are not made from, or that count as what they lead to."""
 NAME_LENGTH = 10
 

@@ -263,7 +263,8 @@ def test_an_eviction_respects_a_disruption_budget(apiserver: ApiServerProcess, n
     body["metadata"]["labels"] = {"app": "kept"}
     apiserver.request("POST", PODS, body)
     bind(apiserver, "kept", node)
-    apiserver.request("PATCH", f"{PODS}/kept/status", {"status": {"phase": "Running"}}, content_type=MERGE)
+    running = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    apiserver.request("PATCH", f"{PODS}/kept/status", {"status": running}, content_type=MERGE)
     budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets"
     spec = {"minAvailable": 1, "selector": {"matchLabels": {"app": "kept"}}}
     assert apiserver.request("POST", budgets, {"metadata": {"name": "b"}, "spec": spec}).status == 201
@@ -273,9 +274,30 @@ def test_an_eviction_respects_a_disruption_budget(apiserver: ApiServerProcess, n
     status = {"status": {"disruptionsAllowed": 1, "observedGeneration": 1, "currentHealthy": 2, "desiredHealthy": 1}}
     apiserver.request("PATCH", f"{budgets}/b/status", status, content_type=MERGE)
     assert apiserver.request("POST", f"{PODS}/kept/eviction", eviction).status == 201
+    assert apiserver.request("GET", f"{budgets}/b").body["status"]["disruptionsAllowed"] == 0
     left = apiserver.request("GET", f"{PODS}/kept").body
     assert left["metadata"]["deletionTimestamp"]
     assert left["status"]["conditions"][-1]["type"] == "DisruptionTarget"
+
+
+def test_a_pod_that_is_not_ready_may_be_evicted_where_its_budget_says_so(
+    apiserver: ApiServerProcess, node: str
+) -> None:
+    budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets"
+    selector = {"matchLabels": {"app": "free"}}
+    spec = {"maxUnavailable": 1, "selector": selector, "unhealthyPodEvictionPolicy": "AlwaysAllow"}
+    assert apiserver.request("POST", budgets, {"metadata": {"name": "free"}, "spec": spec}).status == 201
+    for name, ready in (("well", "True"), ("sick", "False")):
+        body = pod(name)
+        body["metadata"]["labels"] = {"app": "free"}
+        apiserver.request("POST", PODS, body)
+        bind(apiserver, name, node)
+        status = {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}}
+        apiserver.request("PATCH", f"{PODS}/{name}/status", status, content_type=MERGE)
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction"}
+    for name, answer in (("well", 429), ("sick", 201)):
+        asked = {**eviction, "metadata": {"name": name}}
+        assert apiserver.request("POST", f"{PODS}/{name}/eviction", asked).status == answer
 
 
 def test_priority_comes_from_the_class(apiserver: ApiServerProcess) -> None:

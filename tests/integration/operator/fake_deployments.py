@@ -8,6 +8,7 @@ from fake_gang import FakeNodes
 Json = dict[str, Any]
 NAMESPACE = "default"
 DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
+BUDGETS = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 MARK = "deployment"
 

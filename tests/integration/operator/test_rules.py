@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_deployments import DEPLOYMENTS
+from fake_deployments import BUDGETS, DEPLOYMENTS
 from fake_gang import FakeNodes
 from operator_harness import (
     RULES,
@@ -36,14 +36,14 @@ VERBS = [
 ]
 
 
-OF_SERVICES = {"inferenceservices", "inferenceservices/status", "deployments"}
+OF_SERVICES = {"inferenceservices", "inferenceservices/status", "deployments", "poddisruptionbudgets"}
 OF_SERVICES_TOO = {("services", "list"), ("services", "watch"), ("services", "patch"), ("configmaps", "patch")}
 
 
 def manifest_for(resource: str, verb: str, name: str) -> Json:
     """A job or service whose life needs a verb on a resource."""
     if resource in OF_SERVICES or (resource, verb) in OF_SERVICES_TOO:
-        return service(name)
+        return service(name, replicas=2)
     makers = {"finetunejobs": finetune_job, "rlhfjobs": rlhf_job}
     make = makers.get(resource.partition("/")[0], partial(job, nodes=1))
     return make(name, ttlSecondsAfterFinished=0)
@@ -61,7 +61,7 @@ async def whole_life(server: ApiServerProcess, nodes: FakeNodes, manifest: Json)
 
 
 async def service_life(server: ApiServerProcess, manifest: Json) -> None:
-    """A service that gets an adapter, is scaled to nothing and back, rolls a revision out, and is deleted."""
+    """A service of two replicas that gets an adapter, is scaled to nothing and back, rolls a revision out, and goes."""
     name, path = manifest["metadata"]["name"], f"{jobs_path(manifest)}/{manifest['metadata']['name']}"
 
     def status() -> Json:
@@ -75,15 +75,15 @@ async def service_life(server: ApiServerProcess, manifest: Json) -> None:
     def settled(revision: str) -> bool:
         found, state = server.request("GET", DEPLOYMENTS).body["items"], status()
         own = [d["metadata"]["name"] for d in found if d["metadata"]["labels"]["trireme.dev/service-name"] == name]
-        return len(own) == 1 and state["servingRevision"] != revision and state["readyReplicas"] == 1
+        return len(own) == 1 and state["servingRevision"] != revision and state["readyReplicas"] == 2
 
     create_job(server, manifest)
-    await until(f"{name} is ready", lambda: status().get("readyReplicas") == 1)
+    await until(f"{name} is ready", lambda: status().get("readyReplicas") == 2)
     first = status()["servingRevision"]
     edit(adapters=[{"name": "fr", "uri": "s3://bucket/fr"}], replicas=0)
     await until(f"{name} is stopped", lambda: status()["state"] == "Stopped")
-    edit(replicas=1)
-    await until(f"{name} is ready again", lambda: status().get("readyReplicas") == 1)
+    edit(replicas=2)
+    await until(f"{name} is ready again", lambda: status().get("readyReplicas") == 2)
     edit(maxConcurrency=8)
     await until(f"{name} has a new revision alone", lambda: settled(first))
     server.request("DELETE", path)
@@ -93,6 +93,7 @@ def remove_services(server: ApiServerProcess) -> None:
     """Services and what they own: there is no garbage collector here."""
     server.request("DELETE", jobs_path(service("any")))
     server.request("DELETE", DEPLOYMENTS)
+    server.request("DELETE", BUDGETS)
 
 
 async def test_rules_suffice_and_no_verb_can_be_spared(
@@ -100,7 +101,8 @@ async def test_rules_suffice_and_no_verb_can_be_spared(
 ) -> None:
     caplog.set_level(logging.DEBUG, "trireme_operator")
     caplog.set_level(logging.WARNING, "kopf")
-    async with kubelets(prepared, ("n1", "n2"), 81) as nodes:
+    # A node for each pod of a service that rolls out: two that serve, and two that come up.
+    async with kubelets(prepared, ("n1", "n2", "n3", "n4"), 81) as nodes:
         async with running(prepared, tmp_path):
             for resource in ("pretrainjobs", "finetunejobs", "rlhfjobs", "inferenceservices"):
                 await whole_life(prepared, nodes, manifest_for(resource, "list", f"all-{resource}"))

@@ -180,6 +180,33 @@ def test_a_reward_model_comes_out_that_scores_as_it_was_validated(
     assert report.progress.loss < 0.6931
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="LoRA"),
+        pytest.param(
+            {"method__type": "full", "workers__devicesPerNode": 2, "training__zeroStage": 3},
+            id="full, ZeRO-3",
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_grpo_is_held_at_the_reference_that_is_named(
+    make_gang: Callable[..., Gang],
+    server: S3Server,
+    policy: Path,
+    prompts: Path,
+    tmp_path: Path,
+    changes: dict[str, Any],
+) -> None:
+    other = make_base(tmp_path, seed=1)
+    spec = make_spec("grpo", policy, prompts, training__steps=1, generation__samplesPerPrompt=4, **changes)
+    spec |= {"reference": {"uri": str(other)}, "grpo": {"beta": 0.05}}
+    del spec["data"]["validation"]
+    _, report = finish(make_gang(config=make_kind_job(KIND, server, spec)))
+    assert report.progress.metrics["kl"] > 0.003, "the policy as it starts would be at 0"
+
+
 @pytest.mark.long
 def test_grpo_raises_a_verifiable_reward_on_prompts_that_it_did_not_learn_from(
     make_gang: Callable[..., Gang], server: S3Server, policy: Path, prompts: Path

@@ -56,6 +56,7 @@ def config(given: InferenceSpec) -> ServingConfig:
         build.deployment(SERVICE, spec(cache={"hostPath": "/var/models"}, extraArgs=["--seed=1"]), TARGET),
         build.endpoint(SERVICE, "abc1234567", 8000),
         build.adapters(SERVICE, (AdapterSource(name="fr", id="1", uri="s3://m/fr"),)),
+        build.budget(SERVICE, "abc1234567"),
         build.pod(SERVICE, spec(), TARGET),
     ],
     ids=lambda m: m["kind"],
@@ -69,6 +70,7 @@ def test_every_stored_object_goes_with_the_service() -> None:
         build.deployment(SERVICE, spec(), TARGET),
         build.endpoint(SERVICE, "r", 8000),
         build.adapters(SERVICE, ()),
+        build.budget(SERVICE, "r"),
     ):
         [owner] = manifest["metadata"]["ownerReferences"]
         assert (owner["kind"], owner["uid"], owner["controller"]) == ("InferenceService", UID, True)
@@ -79,6 +81,13 @@ def test_the_service_leads_to_the_pods_of_one_revision() -> None:
     selector = build.endpoint(SERVICE, TARGET.revision, 8000)["spec"]["selector"]
     assert selector.items() <= template["metadata"]["labels"].items()
     assert names.LABEL_REVISION in selector
+
+
+def test_the_budget_counts_the_pods_that_the_service_leads_to_and_lets_unhealthy_ones_go() -> None:
+    selector = build.endpoint(SERVICE, TARGET.revision, 8000)["spec"]["selector"]
+    spec = build.budget(SERVICE, TARGET.revision)["spec"]
+    assert spec["selector"] == {"matchLabels": selector}
+    assert (spec["maxUnavailable"], spec["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
 
 
 def test_pods_meet_the_restricted_standard_and_ask_for_their_devices() -> None:

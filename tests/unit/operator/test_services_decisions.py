@@ -13,13 +13,17 @@ from trireme_operator.decide.model import Upstream, UpstreamView
 from trireme_operator.services import names
 from trireme_operator.services.decide import decide
 from trireme_operator.services.model import (
+    BudgetView,
     CreateRevision,
+    DeleteBudget,
     DeleteRevision,
     DeploymentView,
     Direct,
     EndpointView,
     EnsureAdapters,
+    EnsureBudget,
     EnsureEndpoint,
+    MoveBudget,
     ObservedService,
     ScaleRevision,
     ServiceAction,
@@ -53,6 +57,7 @@ class Stage:
         self.pods: dict[str, ServingPod] = {}
         self.reports: dict[str, ReplicaReport] = {}
         self.endpoint: EndpointView | None = None
+        self.budget: BudgetView | None = None
         self.adapters: tuple[str, ...] = ()
         self.jobs: dict[str, Upstream] = {}
         self.policy = ServicePolicy("serving:1")
@@ -77,6 +82,7 @@ class Stage:
             reports=self.reports,
             deployments=tuple(self.deployments.values()),
             endpoint=self.endpoint,
+            budget=self.budget,
             upstreams=tuple(self.jobs.values()),
             policy=self.policy,
         )
@@ -84,7 +90,7 @@ class Stage:
     def settle(self) -> None:
         """Passes until one asks for nothing new."""
         for _ in range(40):
-            before = (self.status, dict(self.deployments), self.endpoint, self.adapters, dict(self.pods))
+            before = self._all()
             decision = decide(self.observed())
             assert decision.status is None or not decision.actions, "a status or actions, never both"
             if decision.status is not None:
@@ -92,9 +98,12 @@ class Stage:
             for action in decision.actions:
                 self.done.append(action)
                 self._apply(action)
-            if before == (self.status, dict(self.deployments), self.endpoint, self.adapters, dict(self.pods)):
+            if before == self._all():
                 return
         raise AssertionError("it never comes to rest")
+
+    def _all(self) -> tuple[Any, ...]:
+        return (self.status, dict(self.deployments), self.endpoint, self.budget, self.adapters, dict(self.pods))
 
     def _apply(self, action: ServiceAction) -> None:
         self._version += 1
@@ -124,6 +133,14 @@ class Stage:
                 assert self.endpoint is not None
                 assert self.endpoint.revision != gone.revision, "what the Service leads to is never deleted"
                 self.pods = {n: p for n, p in self.pods.items() if p.revision != gone.revision}
+            case EnsureBudget(revision):
+                self.budget = self.budget or BudgetView("llama-b", "b", str(self._version), revision)
+            case MoveBudget(_, version, revision):
+                assert self.budget is not None
+                assert self.budget.resource_version == version
+                self.budget = replace(self.budget, resource_version=str(self._version), revision=revision)
+            case DeleteBudget():
+                self.budget = None
 
     def _pods(self, deployment: DeploymentView) -> None:
         for index in range(64):
@@ -194,13 +211,16 @@ def test_the_service_leads_to_a_new_revision_only_when_all_of_it_answers_and_the
     assert new != old
     assert stage.status.state == ServiceState.UPDATING
     assert [type(a) for a in stage.done if not isinstance(a, EnsureAdapters)] == [CreateRevision]
+    assert stage.budget is not None
+    assert stage.budget.revision == old, "pods that come up are none of those that serve"
     stage.report(stage.of(new)[0], ReplicaState.READY)
     stage.settle()
     assert stage.status.serving_revision == old
     stage.all_ready(new)
     stage.settle()
     changes = [type(a) for a in stage.done if not isinstance(a, EnsureAdapters)]
-    assert changes == [CreateRevision, Direct, DeleteRevision]
+    assert changes == [CreateRevision, Direct, DeleteRevision, MoveBudget]
+    assert stage.budget.revision == new
     assert stage.status.serving_revision == new
     assert not stage.of(old)
     assert stage.status.state == ServiceState.READY
@@ -267,6 +287,26 @@ def test_to_zero_and_back() -> None:
     stage.all_ready(stage.target)
     stage.settle()
     assert stage.status.state == ServiceState.READY
+
+
+def test_drains_are_held_to_one_replica_at_a_time_where_there_is_another_one() -> None:
+    stage = serving(replicas=1)
+    assert stage.budget is None, "it could only keep the node from being drained"
+    stage.edit(replicas=2)
+    stage.settle()
+    assert stage.budget is not None
+    assert stage.budget.revision == stage.target
+    stage.edit(replicas=0)
+    stage.settle()
+    assert stage.budget is None
+
+
+def test_a_service_whose_users_have_a_budget_of_their_own_gets_none_and_no_revision_for_it() -> None:
+    stage = serving()
+    old = stage.target
+    stage.edit(disruptionBudget=False)
+    stage.settle()
+    assert (stage.budget, stage.target) == (None, old)
 
 
 def finished(uid: str, uri: str, digest: str) -> UpstreamView:

@@ -10,6 +10,8 @@ import peft
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
+from trl.models import prepare_deepspeed
+from trl.trainer.utils import add_fused_lm_head
 
 from trireme_trainer.hf.counters import Evaluation
 from trireme_trainer.hf.data import StepSampler
@@ -68,6 +70,14 @@ class _Trainer(GRPOTrainer):  # type: ignore[misc] # the library has no types
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [self.rows.prompt(number).tokens for number in self._numbers], None, {}
+
+    def hold_at(self, reference: PreTrainedModel) -> None:
+        """Take a reference of another origin than the policy's, and prepare it as the library does its own."""
+        add_fused_lm_head(reference, temperature=self.temperature)
+        if self.is_deepspeed_enabled:
+            self.ref_model = prepare_deepspeed(reference, self.accelerator)
+        else:
+            self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
 
 
 class AlgorithmRun(HFRun):
@@ -131,8 +141,7 @@ class AlgorithmRun(HFRun):
         )
         trainer.rows = self.data.train
         if named in self.folders and spec.grpo.beta:
-            reference = load_model(self.folders[named], self.weights_dtype)
-            trainer.ref_model = trainer.accelerator.prepare_model(reference, evaluation_mode=True)
+            trainer.hold_at(load_model(self.folders[named], self.weights_dtype))
         made: StepTrainer = trainer
         return made
 
