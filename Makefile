@@ -14,7 +14,7 @@ WITH_LINKS = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(echo $${PIP_FIND_LINKS:-$(PIP_F
 UV = $(WITH_LINKS) $(BIN)/uv
 export UV_LINK_MODE ?= copy
 
-.PHONY: setup setup-serving lock demo test test-tools test-long test-all lint crds clean
+.PHONY: setup setup-serving lock demo test test-tools test-long test-all lint crds reference clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -46,9 +46,12 @@ lock:
 	    -o requirements-serving.lock
 	$(BIN)/python scripts/clean_lock.py requirements-serving.lock
 
-crds: setup
+crds: setup reference
 	$(BIN)/python -m trireme.resources.crdgen --out crds
-	$(BIN)/python -m trireme.resources.docgen --out docs
+
+# The pages with all fields of each kind.
+reference: setup
+	$(BIN)/python -m trireme.resources.docgen --out docs/reference
 
 demo: setup
 	$(BIN)/trireme demo

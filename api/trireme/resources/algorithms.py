@@ -53,7 +53,7 @@ class KlStop(Strict):
     threshold: float = Field(
         default=0.05, gt=0, le=1000, description="Ends when the mean of the last updates' KL per token exceeds this."
     )
-    patience: int = Field(default=3, ge=1, le=1024, description="Updates that the mean is over.")
+    patience: int = Field(default=3, ge=1, le=1024, description="Number of last updates that the mean is taken over.")
 
 
 class Ptx(Strict):

@@ -86,7 +86,9 @@ class EnvVar(Passthrough):
     """An environment variable of the container, as in a Pod."""
 
     name: str = Field(min_length=1, max_length=128, description="Name; those that Trireme sets itself are refused.")
-    value: str | None = Field(default=None, max_length=4096, description="Value.")
+    value: str | None = Field(
+        default=None, max_length=4096, description="Text of the variable; valueFrom in its place, as in a Pod."
+    )
 
 
 class Volume(Passthrough):
@@ -129,7 +131,10 @@ class PodSettings(Strict):
 
     accelerator: Accelerator = Field(description="What is computed on.")
     image: str | None = Field(
-        default=None, min_length=1, max_length=512, description="Image; the operator's own when left out."
+        default=None,
+        min_length=1,
+        max_length=512,
+        description="Image of the pods; the operator's setting for such pods when left out.",
     )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
         default=None, description="When the image is pulled; Kubernetes' default when left out."
@@ -352,8 +357,12 @@ class Timeouts(Strict):
 class FaultTolerance(Strict):
     """What happens when something breaks. Everything here may change while the job runs."""
 
-    budgets: Budgets = Field(default_factory=Budgets, description="Restarts allowed by cause.")
-    timeouts: Timeouts = Field(default_factory=Timeouts, description="Time limits.")
+    budgets: Budgets = Field(
+        default_factory=Budgets, description="Restarts that each cause may take; one more fails the job."
+    )
+    timeouts: Timeouts = Field(
+        default_factory=Timeouts, description="When silence, standstill or waiting counts as a fault."
+    )
 
 
 class TrainingJobSpec(Strict):

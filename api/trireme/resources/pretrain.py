@@ -159,7 +159,7 @@ class Parallelism(Strict):
 class Optimizer(Strict):
     """AdamW with decoupled weight decay on matrices only."""
 
-    name: Literal["adamw"] = Field(default="adamw", description="Algorithm.")
+    name: Literal["adamw"] = Field(default="adamw", description="Algorithm of the updates.")
     learning_rate: float = Field(default=3e-4, gt=0, le=10, description="Peak learning rate.")
     beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay of the first moment.")
     beta2: float = Field(default=0.95, ge=0, lt=1, description="Decay of the second moment.")
@@ -200,7 +200,7 @@ class Training(Strict):
     recompute: Literal["auto", "none", "full"] = Field(
         default="auto", description="Recompute activations in the backward pass; auto: only where memory asks for it."
     )
-    optimizer: Optimizer = Field(default_factory=Optimizer, description="Optimizer.")
+    optimizer: Optimizer = Field(default_factory=Optimizer, description="Optimizer and its constants.")
     schedule: Schedule = Field(default_factory=Schedule, description="Learning rate over the run.")
     gradient_clip: float = Field(
         default=1.0, ge=0, le=1e6, description="Ceiling of the global gradient norm; 0 turns clipping off."

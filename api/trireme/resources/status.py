@@ -86,7 +86,7 @@ class Condition(StatusModel):
     status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition holds.")
     observed_generation: int = Field(default=0, ge=0, description="metadata.generation that this was found for.")
     last_transition_time: datetime = Field(description="When `status` last changed.")
-    reason: str = Field(description="Why, as one CamelCase word of the table in docs/conditions.md.", max_length=1024)
+    reason: str = Field(description="Why, as one CamelCase word; docs/ has a table of them.", max_length=1024)
     message: str = Field(default="", description="Why, for people, with the numbers.", max_length=32768)
 
 
@@ -94,8 +94,8 @@ class ChoiceStatus(StatusModel):
     """A field that was left out, and what was chosen for it."""
 
     field: str = Field(description="Field of the spec.", max_length=256)
-    value: str = Field(description="What was chosen.", max_length=256)
-    rule: str = Field(description="Why.", max_length=1024)
+    value: str = Field(description="The value that was chosen.", max_length=256)
+    rule: str = Field(description="The rule that chose it.", max_length=1024)
 
 
 class Resolved(StatusModel):
@@ -420,7 +420,7 @@ class JobStatus(StatusModel):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["field"]},
     )
     gang: GangStatus = Field(default_factory=GangStatus, description="The gang of pods and its attempt.")
-    progress: ProgressStatus | None = Field(default=None, description="Training facts.")
+    progress: ProgressStatus | None = Field(default=None, description="How far training is, and its figures.")
     checkpoint: CheckpointStatus = Field(default_factory=CheckpointStatus, description="Committed checkpoints.")
     restarts: RestartsStatus = Field(default_factory=RestartsStatus, description="Restarts by cause.")
     time: TimeStatus = Field(default_factory=TimeStatus, description="Seconds by category.")

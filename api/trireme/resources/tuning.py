@@ -37,7 +37,7 @@ class ModelSource(Strict):
 class Lora(Strict):
     """Low-rank adapters beside matrices: W + (alpha / rank) B A (Hu et al. 2021)."""
 
-    rank: int | None = Field(default=None, ge=1, le=65536, description="Rank of B A; 8 when left out.")
+    rank: int | None = Field(default=None, ge=1, le=65536, description="Rank of the update B A; 8 when left out.")
     alpha: float | None = Field(default=None, gt=0, le=1e6, description="Scale of the adapter; the rank when left out.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout of the adapter's input.")
     target_modules: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(
@@ -58,7 +58,7 @@ class Method(Strict):
         description="full: all weights. lora: low-rank adapters. qlora: the same on a base in 4 bits. prefix, "
         "promptTuning, pTuning: virtual tokens. peft: any other method of the peft library.",
     )
-    lora: Lora = Field(default_factory=Lora, description="Of types lora and qlora.")
+    lora: Lora = Field(default_factory=Lora, description="The adapter of types lora and qlora.")
     virtual_tokens: int | None = Field(
         default=None, ge=1, le=4096, description="Of types prefix, promptTuning and pTuning; 20 when left out."
     )
@@ -119,7 +119,7 @@ class ExampleValidation(Strict):
 class TuningOptimizer(Strict):
     """AdamW with decoupled weight decay on matrices only."""
 
-    name: Literal["adamw"] = Field(default="adamw", description="Algorithm.")
+    name: Literal["adamw"] = Field(default="adamw", description="Algorithm of the updates.")
     learning_rate: float | None = Field(
         default=None, gt=0, le=10, description="Peak learning rate; chosen by what is trained when left out."
     )
@@ -150,7 +150,7 @@ class TuningTraining(Strict):
         default="auto", description="Examples per forward pass of one rank. A number or auto."
     )
     recompute: bool = Field(default=False, description="Recompute activations in the backward pass.")
-    optimizer: TuningOptimizer = Field(default_factory=TuningOptimizer, description="Optimizer.")
+    optimizer: TuningOptimizer = Field(default_factory=TuningOptimizer, description="Optimizer and its constants.")
     schedule: TuningSchedule = Field(default_factory=TuningSchedule, description="Learning rate over the run.")
     gradient_clip: float = Field(
         default=1.0, ge=0, le=1e6, description="Ceiling of the global gradient norm; 0 turns clipping off."

@@ -15,6 +15,7 @@ OPERATOR_REASON = re.compile(r'restarts\.fail\(\s*s,\s*"([A-Z]\w+)"')
 NOT_A_CONDITION = {
     "ObjectNotFound",  # each caller turns it into the reason that fits
     "Cancelled",  # the pod is being told to do something else
+    "False",  # a status that stands beside another
 }
 
 
