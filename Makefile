@@ -14,7 +14,7 @@ WITH_LINKS = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(echo $${PIP_FIND_LINKS:-$(PIP_F
 UV = $(WITH_LINKS) $(BIN)/uv
 export UV_LINK_MODE ?= copy
 
-.PHONY: setup setup-serving lock demo test test-tools test-long test-all lint crds reference clean
+.PHONY: setup setup-serving lock demo test test-tools test-long test-all lint lint-images check-wheels crds reference clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -45,6 +45,9 @@ lock:
 	    --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --quiet \
 	    -o requirements-serving.lock
 	$(BIN)/python scripts/clean_lock.py requirements-serving.lock
+	$(BIN)/python scripts/lock_cuda.py $(BIN)/uv
+	$(UV) pip compile images/build.in --constraint requirements.lock --python-version 3.11 --generate-hashes \
+	    --no-annotate --no-emit-index-url --no-emit-find-links --quiet -o images/build.lock
 
 crds: setup reference
 	$(BIN)/python -m trireme.resources.crdgen --out crds
@@ -56,11 +59,19 @@ reference: setup
 demo: setup
 	$(BIN)/trireme demo
 
-lint: setup
+lint: setup lint-images
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy api operator storage trainer serving local cli
 	$(BIN)/lint-imports
+
+lint-images: setup
+	$(BIN)/hadolint images/*/Dockerfile
+	$(BIN)/actionlint .github/workflows/*.yml
+
+# Whether every package of the images has a wheel for their platforms; asks the package index.
+check-wheels: setup
+	$(BIN)/python scripts/check_wheels.py $(BIN)/uv
 
 # kubectl, for the tests alone: into .venv where the computer has none.
 test-tools: setup
