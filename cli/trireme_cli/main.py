@@ -5,7 +5,7 @@ import sys
 import typer
 from urllib3.exceptions import HTTPError
 
-from trireme_cli import demo, history, install, lineage, local, logs, resources, samples
+from trireme_cli import dashboard, demo, history, install, lineage, local, logs, resources, samples, top
 from trireme_cli.cluster import ClusterError
 from trireme_cli.resources import ManifestError
 
@@ -23,6 +23,8 @@ app.command()(logs.logs)
 app.command()(history.history)
 app.command()(samples.samples)
 app.command()(lineage.lineage)
+app.command()(top.top)
+app.command()(dashboard.dashboard)
 app.command()(install.install)
 app.command("operator")(install.run_operator)
 app.command()(demo.demo)

@@ -8,6 +8,7 @@ from rich.table import Table
 from trireme.resources.status import JobStatus
 from trireme_cli.demo.timeline import Timeline
 from trireme_cli.jobs import Job
+from trireme_cli.overview import goodput_ratio
 
 
 def build_report(job: Job, timeline: Timeline) -> dict[str, Any]:
@@ -36,12 +37,6 @@ def build_report(job: Job, timeline: Timeline) -> dict[str, Any]:
 def category_seconds(status: JobStatus) -> dict[str, float]:
     """Seconds by category, rounded to milliseconds."""
     return {name: round(value, 3) for name, value in status.time.seconds.model_dump(by_alias=True).items()}
-
-
-def goodput_ratio(seconds: dict[str, float]) -> float:
-    """Productive seconds over all seconds of the job's life."""
-    total = sum(seconds.values())
-    return round(seconds["productive"] / total, 4) if total else 0.0
 
 
 def print_seconds(console: Console, status: JobStatus) -> None:
