@@ -51,6 +51,7 @@ lock:
 
 crds: setup reference
 	$(BIN)/python -m trireme.resources.crdgen --out crds
+	$(BIN)/python -m trireme.resources.crdgen --out charts/trireme/files/crds
 
 # The pages with all fields of each kind.
 reference: setup
@@ -73,9 +74,9 @@ lint-images: setup
 check-wheels: setup
 	$(BIN)/python scripts/check_wheels.py $(BIN)/uv
 
-# kubectl, for the tests alone: into .venv where the computer has none.
+# kubectl and helm, for the tests alone: into .venv where the computer has none.
 test-tools: setup
-	@$(WITH_LINKS) $(BIN)/python scripts/get_kubectl.py
+	@$(WITH_LINKS) $(BIN)/python scripts/get_test_tools.py
 
 # Under 25 minutes on two cores.
 test: lint test-tools

@@ -17,17 +17,27 @@ __all__ = ["apiserver"]
 # How long an example takes says something of the machine and nothing of the code.
 hypothesis.settings.register_profile("trireme", deadline=None)
 hypothesis.settings.load_profile("trireme")
-# `make test-tools` puts kubectl beside this interpreter where the computer has none of its own.
+# `make test-tools` puts kubectl and helm beside this interpreter where the computer has none of their own.
 os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
 
 
 @pytest.fixture(scope="session")
 def kubectl_program() -> str:
     """Path of kubectl; a computer without it fails the test."""
-    program = shutil.which("kubectl")
-    if program is None:
-        pytest.fail("this test needs kubectl: run `make test-tools`, or install it")
-    return program
+    return _program("kubectl")
+
+
+@pytest.fixture(scope="session")
+def helm_program() -> str:
+    """Path of helm; a computer without it fails the test."""
+    return _program("helm")
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        pytest.fail(f"this test needs {name}: run `make test-tools`, or install it")
+    return found
 
 
 class _NONE:

@@ -1,4 +1,4 @@
-"""Files that the command line carries: CRDs and the operator's RBAC rules."""
+"""Files that the command line carries: CRDs and the operator's RBAC rules, as the chart has them."""
 
 from functools import cache
 from pathlib import Path
@@ -16,11 +16,14 @@ def assets_folder() -> Path:
 
 def crd_manifests() -> list[dict[str, Any]]:
     """All CustomResourceDefinitions."""
-    return [yaml.safe_load(path.read_text()) for path in sorted((assets_folder() / "crds").glob("*.yaml"))]
+    return [yaml.safe_load(path.read_text()) for path in sorted((_chart_files() / "crds").glob("*.yaml"))]
 
 
 def operator_rules() -> dict[str, list[dict[str, Any]]]:
     """The operator's RBAC rules by part: namespaced, nodes, leaderElection."""
-    path = assets_folder() / "charts" / "trireme" / "files" / "operator-rules.yaml"
-    rules: dict[str, list[dict[str, Any]]] = yaml.safe_load(path.read_text())
+    rules: dict[str, list[dict[str, Any]]] = yaml.safe_load((_chart_files() / "operator-rules.yaml").read_text())
     return rules
+
+
+def _chart_files() -> Path:
+    return assets_folder() / "charts" / "trireme" / "files"

@@ -9,6 +9,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
+
+from pydantic import ValidationError
+
+from trireme.planning.hardware import AcceleratorKind
+from trireme.resources.common import Accelerator
+from trireme_operator.apply.api import SERVICE_ACCOUNT
+from trireme_operator.decide.defaults import EVERY_KIND, PodDefaults
 
 DEFAULT_IMAGE = "ghcr.io/trireme-dev/trireme-trainer:latest"
 DEFAULT_SERVING_IMAGE = "ghcr.io/trireme-dev/trireme-serving:latest"
@@ -20,8 +28,10 @@ class OperatorConfig:
 
     namespaces: tuple[str, ...]  # empty: the whole cluster
     kubeconfig: str | None
+    service_account: Path  # directory with the token and ca.crt of the pod's account
     trainer_image: str
     serving_image: str
+    pod_defaults: PodDefaults
     key_file: Path
     in_cluster: bool  # the process runs in a pod
     http_host: str
@@ -48,8 +58,14 @@ class OperatorConfig:
         if not given.lease_seconds > given.renew_deadline_seconds > given.retry_seconds > 0:
             parser.error("lease-seconds > renew-deadline-seconds > retry-seconds > 0 must hold")
         values = vars(given)
-        values["namespaces"] = tuple(n.strip() for n in given.namespaces.split(",") if n.strip())
+        values["namespaces"] = _items(given.namespaces)
+        try:
+            devices = _device_resources(_items(values.pop("device_resources")))
+        except ValueError as error:
+            parser.error(f"device-resources: {error}")
+        values["pod_defaults"] = PodDefaults(devices, _items(values.pop("image_pull_secrets")))
         values["key_file"] = Path(given.key_file)
+        values["service_account"] = Path(given.service_account)
         values["in_cluster"] = "KUBERNETES_SERVICE_HOST" in environ and given.kubeconfig is None
         return cls(**values)
 
@@ -80,6 +96,28 @@ class OperatorConfig:
         return keys
 
 
+def _items(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def _device_resources(entries: tuple[str, ...]) -> dict[str, str]:
+    """NAME for every kind of accelerator that has devices, KIND=NAME for one. Raises ValueError."""
+    found: dict[str, str] = {}
+    kinds = get_args(AcceleratorKind)
+    for entry in entries:
+        kind, name = entry.split("=", 1) if "=" in entry else (EVERY_KIND, entry)
+        if kind not in (EVERY_KIND, *kinds):
+            raise ValueError(f"{entry!r}: no kind {kind!r}; known: {', '.join(kinds)}")
+        if kind in found:
+            raise ValueError(f"{entry!r}: {'the name for every kind' if kind == EVERY_KIND else kind} is given twice")
+        try:
+            Accelerator(kind=kinds[0], resource_name=name)
+        except ValidationError:
+            raise ValueError(f"{entry!r}: {name!r} is no name of an extended resource, such as amd.com/gpu") from None
+        found[kind] = name
+    return found
+
+
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="trireme-operator",
@@ -96,9 +134,14 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     pod_namespace = environ.get("POD_NAMESPACE", "default")
     add("namespaces", "", "comma-separated namespaces to serve; empty: all")
     add("kubeconfig", None, "kubeconfig to use outside a cluster; KUBECONFIG and the pod's own account otherwise")
+    add("service-account", str(SERVICE_ACCOUNT), "directory with the token and ca.crt of the pod's own account")
     add("trainer-image", environ.get("TRIREME_TRAINER_IMAGE", DEFAULT_IMAGE), "image of jobs that name none")
     serving_image = environ.get("TRIREME_SERVING_IMAGE", DEFAULT_SERVING_IMAGE)
     add("serving-image", serving_image, "image of services that name none")
+    secrets_text = "comma-separated pull secrets of jobs and services that name none, in their own namespaces"
+    add("image-pull-secrets", "", secrets_text)
+    devices_text = "extended resource of one device where a spec names none: NAME for every kind, KIND=NAME for one"
+    add("device-resources", "", f"comma-separated; {devices_text}")
     add("key-file", "/etc/trireme-operator/key", "file with the keys, one a line, that job tokens are derived from")
     add("http-host", "0.0.0.0", "address of /metrics, /healthz and /readyz")
     add("http-port", 8080, "port of /metrics, /healthz and /readyz; 0 takes any", int)

@@ -43,18 +43,22 @@ class Leader:
         self._valid_until = 0.0
         self._acting = False
         self._seen: tuple[str, float] = ("", 0.0)  # resourceVersion of the Lease, and since when it is that
-        self._last_answer = time.monotonic()
+        self._last_answer: float | None = None  # None: it takes no part yet
 
     def leading(self) -> bool:
         """Whether this process may act now."""
         return self._acting and time.monotonic() < self._valid_until
 
     def healthy(self) -> bool:
-        """Whether the API server answered within the lease's duration."""
-        return time.monotonic() - self._last_answer < 4 * self._lease
+        """Whether the API server answered within the last few durations of the lease.
+
+        Before it takes part, as long as the CRDs are waited for, nothing would come of a restart.
+        """
+        return self._last_answer is None or time.monotonic() - self._last_answer < 4 * self._lease
 
     async def run(self) -> None:
         """Take part for ever; gives the Lease back when cancelled."""
+        self._last_answer = time.monotonic()
         try:
             while True:
                 await self._round()

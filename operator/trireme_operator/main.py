@@ -35,7 +35,11 @@ class Operator:
         self._kinds: dict[str, Kind] = {info.kind: info for info in job_kinds()}
         self._queue = WorkQueue()
         self._agents = AgentClient(keys, config.poll_timeout_seconds, config.poll_concurrency)
-        policy = Policy(default_image=config.trainer_image, exclude_after_failures=config.exclude_after_failures)
+        policy = Policy(
+            default_image=config.trainer_image,
+            pod_defaults=config.pod_defaults,
+            exclude_after_failures=config.exclude_after_failures,
+        )
         self._world = World(self._kinds, self._agents, policy)
         self._leader = Leader(
             api,
@@ -88,7 +92,7 @@ class Operator:
             await self._wait_for_kinds(stop)
             await self._look_at_nodes(stop)
             parts = {
-                "watches": watches.watch(self._handlers(), self._config.namespaces, self._config.kubeconfig),
+                "watches": self._watches(),
                 "resync": self._resync(),
                 "leader": self._leader.run(),
                 "poller": self._poller.run(),
@@ -143,11 +147,19 @@ class Operator:
                 return
             except ApiError as error:
                 if error.status == 403:
-                    log.warning("nodes cannot be seen: %s", error.message)
+                    log.warning(
+                        "nodes cannot be seen, so nobody checks for room before pods are created, and a lost node is "
+                        "known by its silent agents and its pods' Ready conditions alone: %s",
+                        error.message,
+                    )
                     self._world.nodes = None
                     return
                 log.warning("asking for nodes: %s", error)
             await asyncio.sleep(1.0)
+
+    async def _watches(self) -> None:
+        config = self._config
+        await watches.watch(self._handlers(), config.namespaces, config.kubeconfig, config.service_account)
 
     def _handlers(self) -> dict[tuple[str, str, str], watches.OnEvent]:
         handlers = {
@@ -232,7 +244,7 @@ async def run(config: OperatorConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     keys = config.read_keys()
-    api = Api(await load_configuration(config.kubeconfig))
+    api = Api(await load_configuration(config.kubeconfig, config.service_account))
     try:
         await Operator(config, api, keys).run(stop)
     finally:

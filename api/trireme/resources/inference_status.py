@@ -48,6 +48,16 @@ class TargetStatus(StatusModel):
     revision: str = Field(description="Its name: a digest of what its pods are made from.")
     inputs_digest: str = Field(description="sha256:<hex> of the parts of the spec, and of the model, behind it.")
     image: str = Field(description="Image of its pods.")
+    device_resource: str | None = Field(
+        default=None,
+        max_length=253,
+        description="Extended resource of one device, where the spec names none and the operator's settings do.",
+    )
+    image_pull_secrets: list[str] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Pull secrets of its pods, where the spec names none and the operator's settings do.",
+    )
     model: ServedModelStatus = Field(description="Its model.")
     since: datetime = Field(description="When it was first wanted.")
 

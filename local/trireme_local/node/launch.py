@@ -18,7 +18,7 @@ from trireme_local.node.environment import (
     service_variables,
 )
 from trireme_local.node.images import HOST_PATH, Image, ImageNotFound
-from trireme_local.node.mounts import MountTable
+from trireme_local.node.mounts import TMP_PATH, MountTable
 
 SERVICE_ACCOUNT_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
 DEFAULT_TERMINATION_PATH = "/dev/termination-log"
@@ -139,10 +139,16 @@ class _Preparation:
     async def _mounts(self, termination_path: Path) -> dict[str, Path]:
         """Container path -> host path of every volume mount. Raises `StartRefused`."""
         found: dict[str, Path] = {}
+        empty = {v["name"] for v in self.sandbox.facts.pod["spec"].get("volumes") or [] if "emptyDir" in v}
         for mount in self.spec.get("volumeMounts") or []:
             volume = self.sandbox.volumes.get(mount["name"])
             if volume is None:
                 raise StartRefused("CreateContainerConfigError", f'cannot find volume "{mount["name"]}" to mount')
+            if mount["mountPath"].rstrip("/") == TMP_PATH:
+                if mount["name"] not in empty:
+                    text = f'volume "{mount["name"]}": this node can mount nothing but an emptyDir at {TMP_PATH}'
+                    raise StartRefused("CreateContainerConfigError", text)
+                continue
             relative = mount.get("subPath") or ""
             if expression := mount.get("subPathExpr"):
                 relative = expand(expression, await self._literal_environment())

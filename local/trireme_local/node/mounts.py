@@ -6,6 +6,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+TMP_PATH = "/tmp"
+"""The host's own files may lie below it (a checkout, a test's directory), so paths there are left as they are:
+TMPDIR leads to the pod's own directory for temporary files."""
+
 
 class MountTable:
     """Rewrites every path below a mount to where it lies on the host.

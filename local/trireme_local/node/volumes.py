@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trireme_local.kube import JsonObject
 from trireme_local.node.environment import ConfigError, Lookup, PodFacts, config_entries
-from trireme_local.node.mounts import MountTable
+from trireme_local.node.mounts import TMP_PATH, MountTable
 
 DEFAULT_MODE = 0o644
 
@@ -98,7 +98,7 @@ class VolumeBuilder:
             mount["mountPath"]: hosts[mount["name"]] / (mount.get("subPath") or "")
             for container in [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]
             for mount in container.get("volumeMounts") or []
-            if mount["name"] in hosts and not mount.get("subPathExpr")
+            if mount["name"] in hosts and not mount.get("subPathExpr") and mount["mountPath"].rstrip("/") != TMP_PATH
         }
 
     async def build(self) -> dict[str, Path]:

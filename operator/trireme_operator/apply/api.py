@@ -1,14 +1,17 @@
 """The one Kubernetes client: the official asynchronous one, with plain JSON in and out."""
 
 import json
+import logging
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.config import load_incluster_config, load_kube_config
+from kubernetes.aio.config import load_kube_config
 from kubernetes.aio.config.config_exception import ConfigException
+from kubernetes.aio.config.incluster_config import InClusterConfigLoader
 
 from trireme.loopback import is_loopback
 from trireme_operator import metrics
@@ -16,6 +19,8 @@ from trireme_operator import metrics
 FIELD_MANAGER = "trireme-operator"
 APPLY_PATCH = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where Kubernetes mounts the token of a pod's account and the certificate of the API server's authority."""
 
 JsonObject = dict[str, Any]
 
@@ -46,16 +51,24 @@ def path_of(group: str, version: str, plural: str, namespace: str | None = None,
     return "/".join(parts)
 
 
-async def load_configuration(kubeconfig: str | None) -> Configuration:
-    """Client configuration from a kubeconfig, or from the pod's service account."""
+async def load_configuration(kubeconfig: str | None, account: Path = SERVICE_ACCOUNT) -> Configuration:
+    """Client configuration from a kubeconfig, or from the pod's service account. Raises ConfigException."""
     configuration = Configuration()
+    logging.getLogger(load_kube_config.__module__).setLevel(logging.ERROR)  # in a pod it warns that there is no file
     try:
         await load_kube_config(config_file=kubeconfig, client_configuration=configuration, persist_config=False)
     except (ConfigException, FileNotFoundError):
         if kubeconfig is not None:
             raise
-        load_incluster_config(client_configuration=configuration)
+        configuration = pod_configuration(account)
     configuration.client_session_kwargs = {"trust_env": not is_loopback(configuration.host)}
+    return configuration
+
+
+def pod_configuration(account: Path) -> Configuration:
+    """Client configuration of a pod, by its account's mounted directory. Raises ConfigException outside a pod."""
+    configuration = Configuration()
+    InClusterConfigLoader(str(account / "token"), str(account / "ca.crt")).load_and_set(configuration)
     return configuration
 
 

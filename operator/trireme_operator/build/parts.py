@@ -11,6 +11,8 @@ CA_PATH = "/etc/trireme-ca"
 CREDENTIALS_PATH = "/etc/trireme-credentials"
 USER_ID = 1000
 DEFAULT_SHARED_MEMORY = "8Gi"
+SCRATCH_PATH = "/scratch"
+TMP_PATH = "/tmp"
 
 
 class StoreAccess(Protocol):
@@ -98,6 +100,31 @@ def shared_memory_mounts(pods: PodSettings) -> list[dict[str, Any]]:
     return [{"name": "trireme-shm", "mountPath": "/dev/shm"}] if shared_memory(pods) else []
 
 
+def writable_env(pods: PodSettings) -> list[dict[str, Any]]:
+    """Where programs write that are told no place (caches of compiled kernels, settings): the root is read-only.
+
+    A variable of the spec's takes precedence.
+    """
+    given = any(variable.name == "HOME" for variable in pods.env)
+    return [] if given else [{"name": "HOME", "value": SCRATCH_PATH}]
+
+
+def writable_volumes(pods: PodSettings) -> list[dict[str, Any]]:
+    """The volumes that can be written to: scratch, and /tmp where the spec mounts nothing there."""
+    tmp = [] if _mounts_tmp(pods) else [{"name": "trireme-tmp", "emptyDir": {}}]
+    return [{"name": "trireme-scratch", "emptyDir": {}}, *tmp]
+
+
+def writable_mounts(pods: PodSettings) -> list[dict[str, Any]]:
+    """The mounts of `writable_volumes`."""
+    tmp = [] if _mounts_tmp(pods) else [{"name": "trireme-tmp", "mountPath": TMP_PATH}]
+    return [{"name": "trireme-scratch", "mountPath": SCRATCH_PATH}, *tmp]
+
+
+def _mounts_tmp(pods: PodSettings) -> bool:
+    return any(mount.mount_path.rstrip("/") == TMP_PATH for mount in pods.volume_mounts)
+
+
 def placement(pods: PodSettings) -> dict[str, Any]:
     """Where and as whom pods run, as fields of a pod's spec; what is empty is left out."""
     given: Mapping[str, Any] = {
@@ -117,10 +144,11 @@ def manifests(items: Iterable[BaseModel]) -> list[dict[str, Any]]:
 
 
 def container_security(given: dict[str, Any] | None) -> dict[str, Any]:
-    """The Restricted pod security standard, unless the spec says otherwise field by field."""
+    """The Restricted pod security standard and a read-only root, unless the spec says otherwise field by field."""
     wanted = given or {}
     capabilities = {"drop": ["ALL"], **(wanted.get("capabilities") or {})}
-    return {"allowPrivilegeEscalation": False, **wanted, "capabilities": capabilities}
+    base = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True}
+    return {**base, **wanted, "capabilities": capabilities}
 
 
 def pod_security(given: dict[str, Any] | None) -> dict[str, Any]:

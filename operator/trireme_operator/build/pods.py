@@ -59,7 +59,7 @@ def _container(names: Names, spec: TrainingJobSpec, resolved: Resolved, slot: in
         "securityContext": parts.container_security(workers.container_security_context),
         "volumeMounts": [
             {"name": "trireme-config", "mountPath": "/etc/trireme", "readOnly": True},
-            {"name": "trireme-scratch", "mountPath": "/scratch"},
+            *parts.writable_mounts(workers),
             *parts.shared_memory_mounts(workers),
             *parts.store_mounts(spec.checkpoint),
             *([{"name": "trireme-files", "mountPath": FILES_PATH, "readOnly": True}] if _files(names, spec) else []),
@@ -81,7 +81,8 @@ def _env(names: Names, spec: TrainingJobSpec, slot: int, key: bytes) -> list[dic
             "valueFrom": {"secretKeyRef": {"name": names.secret(key), "key": "token"}},
         },
         {"name": "TRIREME_AGENT_PORT", "value": str(AGENT_PORT)},
-        {"name": "TRIREME_SCRATCH", "value": "/scratch"},
+        {"name": "TRIREME_SCRATCH", "value": parts.SCRATCH_PATH},
+        *parts.writable_env(spec.workers),
         parts.field_env("POD_IP", "status.podIP"),
         parts.field_env("POD_NAME", "metadata.name"),
         parts.field_env("POD_NAMESPACE", "metadata.namespace"),
@@ -96,7 +97,7 @@ def _volumes(names: Names, spec: TrainingJobSpec) -> list[dict[str, Any]]:
     workers = spec.workers
     volumes: list[dict[str, Any]] = [
         {"name": "trireme-config", "configMap": {"name": names.config_map}},
-        {"name": "trireme-scratch", "emptyDir": {}},
+        *parts.writable_volumes(workers),
     ]
     if files := _files(names, spec):
         volumes.append({"name": "trireme-files", "projected": {"sources": files}})

@@ -5,6 +5,7 @@ from dataclasses import replace
 from trireme.protocol import PROTOCOL_VERSION
 from trireme.resources.status import ChoiceStatus, ConditionType, GangPhase, JobStatus, Resolved
 from trireme_operator.decide import acting, conditions, gang, progress, retelling, timekeeping
+from trireme_operator.decide.defaults import fill_in
 from trireme_operator.decide.kinds import Admitted, Kind, Refused, UnreadableSpec, admit, parse
 from trireme_operator.decide.model import Decision, JobEvent, Observed, seconds_since, to_time
 from trireme_operator.decide.situation import Situation
@@ -78,6 +79,7 @@ def _admission(observed: Observed, kind: Kind, status: JobStatus) -> Decision:
     verdict = admit(kind, observed.job.name, observed.job.spec)
     if isinstance(verdict, Refused):
         return refuse(observed, verdict.reason, verdict.message)
+    verdict = fill_in(verdict, observed.policy.pod_defaults)
     resolved = _resolve(observed, kind, verdict)
     status = status.model_copy(
         update={

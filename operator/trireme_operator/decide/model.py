@@ -10,6 +10,7 @@ from trireme.protocol import Report, Target
 from trireme.resources.common import TrainingJobSpec
 from trireme.resources.references import JobReference
 from trireme.resources.status import JobState, JobStatus, ModelStatus
+from trireme_operator.decide.defaults import PodDefaults
 
 Quantities = Mapping[str, int]
 """Amounts by resource name, in thousandths (so that cpu: 500m is 500)."""
@@ -164,6 +165,7 @@ class Policy:
     """Settings of the operator that decisions depend on."""
 
     default_image: str = "ghcr.io/trireme-dev/trireme-trainer:latest"
+    pod_defaults: PodDefaults = field(default_factory=PodDefaults)
     progress_interval_seconds: float = 10.0
     release_grace_seconds: float = 120.0
     exclude_after_failures: int = 3

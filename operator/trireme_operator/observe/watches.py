@@ -6,11 +6,14 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import kopf
+from kubernetes.aio.config.config_exception import ConfigException
 
 from trireme.resources import GROUP, VERSION
+from trireme_operator.apply.api import pod_configuration
 from trireme_operator.observe.cache import Cache, JsonObject
 
 log = logging.getLogger(__name__)
@@ -20,18 +23,31 @@ EXIT_SECONDS = 5.0
 OnEvent = Callable[[str | None, JsonObject], None]
 
 
-def registry(handlers: dict[tuple[str, str, str], OnEvent]) -> kopf.OperatorRegistry:
+def registry(handlers: dict[tuple[str, str, str], OnEvent], account: Path) -> kopf.OperatorRegistry:
     """A registry with one on.event handler for each (group, version, plural)."""
     found = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=found)  # type: ignore[untyped-decorator]
-    def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-        kubeconfig = kopf.login_with_kubeconfig(**kwargs)
-        return kubeconfig or kopf.login_with_service_account(**kwargs)
+    def login(**kwargs: Any) -> kopf.ConnectionInfo:
+        return kopf.login_with_kubeconfig(**kwargs) or pod_login(account)
 
     for (group, version, plural), handler in handlers.items():
         _register(found, group, version, plural, handler)
     return found
+
+
+def pod_login(account: Path) -> kopf.ConnectionInfo:
+    """What Kopf needs to speak as the pod's account; it asks again when a token is refused. Raises kopf.LoginError.
+
+    Kopf's own way takes the API server's name, which needs DNS, where every pod is told the address.
+    """
+    try:
+        configuration = pod_configuration(account)
+    except ConfigException as error:
+        raise kopf.LoginError(f"no kubeconfig, and no account of a pod: {error}") from error
+    scheme, _, token = configuration.api_key["BearerToken"].partition(" ")
+    ca_path = configuration.ssl_ca_cert
+    return kopf.ConnectionInfo(server=configuration.host, ca_path=ca_path, scheme=scheme, token=token.strip())
 
 
 def _register(found: kopf.OperatorRegistry, group: str, version: str, plural: str, handler: OnEvent) -> None:
@@ -56,7 +72,7 @@ def settings() -> kopf.OperatorSettings:
 
 
 async def watch(
-    handlers: dict[tuple[str, str, str], OnEvent], namespaces: tuple[str, ...], kubeconfig: str | None
+    handlers: dict[tuple[str, str, str], OnEvent], namespaces: tuple[str, ...], kubeconfig: str | None, account: Path
 ) -> None:
     """Feed the handlers, in the caller's loop, until cancelled. Raises RuntimeError when Kopf ends by itself.
 
@@ -80,7 +96,7 @@ async def watch(
 
     def run() -> None:
         try:
-            asyncio.run(_operate(threaded, namespaces, kubeconfig, stop))
+            asyncio.run(_operate(threaded, namespaces, kubeconfig, account, stop))
         except Exception:  # reported by the future's waiter
             log.exception("watches")
         with contextlib.suppress(RuntimeError):  # the loop may be closed already
@@ -101,6 +117,7 @@ async def _operate(
     handlers: dict[tuple[str, str, str], OnEvent],
     namespaces: tuple[str, ...],
     kubeconfig: str | None,
+    account: Path,
     stop: threading.Event,
 ) -> None:
     if kubeconfig is not None:
@@ -109,7 +126,7 @@ async def _operate(
     for name in ("kopf", "kopf.objects", "kopf.activities", "kopf.reactor"):
         logging.getLogger(name).setLevel(logging.WARNING)
     await kopf.operator(
-        registry=registry(handlers),
+        registry=registry(handlers, account),
         settings=settings(),
         standalone=True,
         clusterwide=not namespaces,

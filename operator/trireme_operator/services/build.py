@@ -19,6 +19,7 @@ from trireme.resources.common import Resources
 from trireme.resources.inference import InferenceSpec
 from trireme.resources.inference_status import TargetStatus
 from trireme_operator.build import parts
+from trireme_operator.decide.defaults import with_defaults
 from trireme_operator.services import names
 from trireme_operator.services.model import ServiceView
 
@@ -110,6 +111,8 @@ def counting(uid: str, revision: str) -> dict[str, Any]:
 def deployment(service: ServiceView, spec: InferenceSpec, target: TargetStatus) -> dict[str, Any]:
     """The Deployment of a revision. It is created once; only its number of replicas changes."""
     labels = {names.LABEL_REVISION: target.revision}
+    pods = with_defaults(spec.pods, target.device_resource, tuple(target.image_pull_secrets))
+    spec = spec.model_copy(update={"pods": pods})
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -151,7 +154,7 @@ def _pod_spec(service: ServiceView, spec: InferenceSpec, target: TargetStatus) -
         "containers": [_container(service, spec, target)],
         "volumes": [
             {"name": "trireme-adapters", "configMap": {"name": names.adapters(service.name, service.uid)}},
-            {"name": "trireme-scratch", "emptyDir": {}},
+            *parts.writable_volumes(pods),
             {"name": "trireme-models", **_cache(spec)},
             *parts.shared_memory_volumes(pods),
             *parts.store_volumes(spec.store),
@@ -195,7 +198,7 @@ def _container(service: ServiceView, spec: InferenceSpec, target: TargetStatus) 
         "securityContext": parts.container_security(pods.container_security_context),
         "volumeMounts": [
             {"name": "trireme-adapters", "mountPath": ADAPTERS_PATH, "readOnly": True},
-            {"name": "trireme-scratch", "mountPath": "/scratch"},
+            *parts.writable_mounts(pods),
             {"name": "trireme-models", "mountPath": CACHE_PATH},
             *parts.shared_memory_mounts(pods),
             *parts.store_mounts(spec.store),
@@ -227,7 +230,8 @@ def _env(service: ServiceView, spec: InferenceSpec, target: TargetStatus) -> lis
         {"name": "TRIREME_SERVICE", "value": config.replace("$", "$$")},
         {"name": "TRIREME_ADAPTERS_FILE", "value": f"{ADAPTERS_PATH}/adapters.json"},
         {"name": "TRIREME_MODEL_CACHE", "value": CACHE_PATH},
-        {"name": "TRIREME_SCRATCH", "value": "/scratch"},
+        {"name": "TRIREME_SCRATCH", "value": parts.SCRATCH_PATH},
+        *parts.writable_env(spec.pods),
         parts.field_env("POD_IP", "status.podIP"),
         parts.field_env("POD_NAME", "metadata.name"),
         parts.field_env("POD_NAMESPACE", "metadata.namespace"),

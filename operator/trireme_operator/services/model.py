@@ -7,6 +7,7 @@ from typing import Any
 from trireme.protocol.serving import AdapterSource, ReplicaReport
 from trireme.resources.inference import InferenceSpec
 from trireme.resources.inference_status import ServiceStatus, TargetStatus
+from trireme_operator.decide.defaults import PodDefaults
 from trireme_operator.decide.model import JobEvent, Obstacle, Upstream
 
 
@@ -83,6 +84,7 @@ class ServicePolicy:
     """What the operator's own settings say."""
 
     default_image: str = "ghcr.io/trireme-dev/trireme-serving:latest"
+    pod_defaults: PodDefaults = field(default_factory=PodDefaults)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ class ServiceParts:
     ) -> None:
         self._queue = queue
         reports: dict[str, ReplicaReport] = {}
-        self.world = ServiceWorld(world, reports, ServicePolicy(default_image=config.serving_image))
+        policy = ServicePolicy(default_image=config.serving_image, pod_defaults=config.pod_defaults)
+        self.world = ServiceWorld(world, reports, policy)
         self.poller = ReplicaPoller(
             self.world,
             reports,

@@ -53,13 +53,22 @@ def _adapter(**what: str | None) -> AdapterSource:
 def _target(
     observed: ObservedService, spec: InferenceSpec, model: ServedModelStatus, old: TargetStatus | None
 ) -> TargetStatus:
-    """The old target where it still is what is asked for: its image stays through upgrades of the operator."""
+    """The old target where it still is what is asked for: what settings gave it stays through upgrades."""
     digest = digest_bytes(json.dumps(_parts(spec, model), sort_keys=True).encode())
     if old is not None and old.inputs_digest == digest:
         return old
-    image = spec.pods.image or observed.policy.default_image
-    name = digest_bytes(f"{observed.service.uid} {digest} {image}".encode()).removeprefix("sha256:")[:NAME_LENGTH]
-    return TargetStatus(revision=name, inputs_digest=digest, image=image, model=model, since=to_time(int(observed.now)))
+    image, defaults = spec.pods.image or observed.policy.default_image, observed.policy.pod_defaults
+    resource, secrets = defaults.device_resource(spec.pods.accelerator), defaults.pull_secrets(spec.pods)
+    given = json.dumps([observed.service.uid, digest, image, resource, *secrets])
+    return TargetStatus(
+        revision=digest_bytes(given.encode()).removeprefix("sha256:")[:NAME_LENGTH],
+        inputs_digest=digest,
+        image=image,
+        device_resource=resource,
+        image_pull_secrets=list(secrets),
+        model=model,
+        since=to_time(int(observed.now)),
+    )
 
 
 def _parts(spec: InferenceSpec, model: ServedModelStatus) -> dict[str, Any]:

@@ -59,7 +59,11 @@ def test_pods_meet_the_restricted_security_standard() -> None:
     assert spec["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     (container,) = spec["containers"]
-    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
     assert spec["automountServiceAccountToken"] is False
     assert spec["enableServiceLinks"] is False
     assert spec["restartPolicy"] == "Never"
@@ -180,7 +184,26 @@ def test_a_capability_can_be_added_without_losing_the_rest_of_the_standard() -> 
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"], "add": ["IPC_LOCK"]},
+        "readOnlyRootFilesystem": True,
     }
+
+
+def test_a_read_only_root_leaves_places_to_write() -> None:
+    def places(**more: Any) -> tuple[dict[str, str], list[str]]:
+        spec = pod(0, **workers(**more))["spec"]
+        (container,) = spec["containers"]
+        empty = {v["name"] for v in spec["volumes"] if "emptyDir" in v}
+        mounts = {m["mountPath"]: m["name"] for m in container["volumeMounts"]}
+        home = [e["value"] for e in container["env"] if e["name"] == "HOME"]
+        return {path: name for path, name in mounts.items() if name in empty}, home
+
+    written, home = places()
+    assert set(written) == {"/scratch", "/tmp"}
+    assert home == ["/scratch"]
+    _, home = places(env=[{"name": "HOME", "value": "/mine"}])
+    assert home == ["/mine"]
+    own = {"volumes": [{"name": "mine", "emptyDir": {}}], "volumeMounts": [{"name": "mine", "mountPath": "/tmp"}]}
+    assert places(**own)[0]["/tmp"] == "mine"
 
 
 def test_devices_that_talk_through_shared_memory_have_some() -> None:

@@ -1,4 +1,4 @@
-"""Where kubectl is missing, `make test-tools` gets it, or says that it has to be installed."""
+"""Where kubectl or helm is missing, `make test-tools` gets it, or says that it has to be installed."""
 
 import importlib.util
 import io
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("get_kubectl", ROOT / "scripts" / "get_kubectl.py")
+    spec = importlib.util.spec_from_file_location("get_test_tools", ROOT / "scripts" / "get_test_tools.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -27,7 +27,7 @@ def script() -> ModuleType:
 
 @pytest.fixture
 def venv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of an interpreter, and no kubectl on PATH."""
+    """The folder of an interpreter, and no program on PATH."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(platform, "system", lambda: "Linux")
@@ -72,5 +72,5 @@ def test_elsewhere_one_line_says_what_to_install(
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(SystemExit) as ended:
         script.main()
-    assert "need kubectl on PATH; please install it" in str(ended.value.code)
+    assert "need kubectl and helm on PATH; please install what is missing" in str(ended.value.code)
     assert "\n" not in str(ended.value.code)
