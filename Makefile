@@ -78,12 +78,14 @@ check-wheels: setup
 test-tools: setup
 	@$(WITH_LINKS) $(BIN)/python scripts/get_test_tools.py
 
-# Under 25 minutes on two cores.
+# Under 25 minutes on two cores. Unit tests share nothing and run two at a time; the others start clusters and measure waits.
 test: lint test-tools
-	$(BIN)/pytest -m "not long"
+	$(BIN)/pytest -n 2 -m "not long" tests/unit
+	$(BIN)/pytest -m "not long" --ignore tests/unit
 
 test-long: test-tools setup-serving
-	$(WITH_LINKS) $(BIN)/pytest -m long
+	$(BIN)/pytest -n 2 -m long tests/unit
+	$(WITH_LINKS) $(BIN)/pytest -m long --ignore tests/unit
 
 test-all: test test-long
 
