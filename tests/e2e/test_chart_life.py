@@ -1,5 +1,6 @@
 """The chart on a cluster: installed, upgraded under a running job, uninstalled under another, installed again."""
 
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -9,12 +10,17 @@ import pytest
 from product import Product, TestedJob, wait_for
 from tiny_job import tiny_job
 
+from trireme.protocol import PROTOCOL_VERSION
 from trireme.resources import all_kinds
 from trireme.resources.status import JobState
 from trireme_cli.cluster import Cluster
 from trireme_cli.local import STORE_SECRET
 
-CHART = Path(__file__).resolve().parents[2] / "charts" / "trireme"
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "charts" / "trireme"
+API = ROOT / "api"
+MAJOR, MINOR = PROTOCOL_VERSION.split(".")
+NEWER = f"{MAJOR}.{int(MINOR) + 1}"
 NAMESPACE = "trireme-system"
 ENDLESS = 1_000_000
 # Shorter than in production, so that the test does not wait for a leader that is lost with its node.
@@ -116,7 +122,7 @@ def test_a_release_is_installed_upgraded_and_uninstalled_under_live_jobs(product
     product.local.kill_node(lost)
     assert lost not in [slot.node for slot in job.wait_recovered(2).gang.slots]
     product.local.revive_node(lost)
-    upgrade_in_mid_run(product, job)
+    upgrade_in_mid_run(product, job, build_of_a_newer_minor_version(product.local.directory / "newer"))
     status = job.wait_state(JobState.SUCCEEDED)
     assert [(r.cause, r.node) for r in status.restarts.history] == [("NodeLost", lost)]
     assert status.progress is not None
@@ -126,15 +132,34 @@ def test_a_release_is_installed_upgraded_and_uninstalled_under_live_jobs(product
 
     job = product.apply(tiny_job("left", nodes=1, devices=1, steps=ENDLESS))
     job.wait_step(1)
+    resolved = job.status.resolved
+    assert resolved is not None
+    assert resolved.protocol == NEWER, "what was upgraded to speaks the newer version, to agents of the older"
     assert "forbidden" not in product.operator_logs().lower()
     uninstall_under_a_live_job(product, job)
     namespaced_installation_takes_the_job_over(product, job)
 
 
-def upgrade_in_mid_run(product: Installed, job: TestedJob) -> None:
-    """Other settings for new jobs and a new operator: the running job's pods and its progress stay."""
+def build_of_a_newer_minor_version(folder: Path) -> Path:
+    """What operator and agents share, as in a later release: with a field that the agents do not know."""
+    shutil.copytree(API / "trireme", folder / "trireme", ignore=shutil.ignore_patterns("__pycache__"))
+    messages = folder / "trireme" / "protocol" / "messages.py"
+    text = messages.read_text()
+    for old, new in [
+        (f'PROTOCOL_VERSION = "{PROTOCOL_VERSION}"', f'PROTOCOL_VERSION = "{NEWER}"'),
+        ("class Target(WireModel):\n", "class Target(WireModel):\n    hint: str = 'of a later version'\n"),
+    ]:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    messages.write_text(text)
+    return folder
+
+
+def upgrade_in_mid_run(product: Installed, job: TestedJob, newer: Path) -> None:
+    """Other settings for new jobs and a later operator: the running job's pods and its progress stay."""
     pods, replicas, before = job.pod_uids(), product.operator_pods(), job.status
     settings = [*FAST, "trainer.image.tag=9.9.9", "operator.logLevel=DEBUG", "devices.resourceName=amd.com/gpu"]
+    settings += ["operator.extraEnv[0].name=PYTHONPATH", f"operator.extraEnv[0].value={newer}"]
     with Steps(job) as steps:
         product.helm("upgrade", "trireme", str(CHART), "--wait", "--timeout", "90s", settings=settings)
         wait_for("all replicas are new", lambda: not replicas.keys() & product.operator_pods().keys(), 60)
