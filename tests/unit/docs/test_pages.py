@@ -25,7 +25,7 @@ KUBECTL_VERBS = {
 HELM_VERBS = {"install", "upgrade", "uninstall", "template", "lint", "rollback", "history", "get", "show"}
 ELSEWHERE = {"export", "git", "cd", "kill", "curl", "docker", "kind"}
 """Programs that this project does not bring: nobody here can say what they take."""
-OWN_FOLDERS = ("examples/", "charts/", "scripts/", "benchmarks/", "docs/", "crds/")
+OWN_FOLDERS = ("examples/", "charts/", "images/", "scripts/", "benchmarks/", "docs/", "crds/")
 
 
 def prose(page: Path) -> str:
@@ -99,6 +99,8 @@ def unknown_in(words: list[str], targets: set[str]) -> str | None:
         verb = next(w for before, w in zip(["", *rest], rest, strict=False) if w[0] != "-" and before != "-n")
         known = KUBECTL_VERBS if program == "kubectl" else HELM_VERBS
         return None if verb in known else f"{program} {verb} is not known here"
+    if program.endswith("python") and rest[0].startswith(OWN_FOLDERS):
+        return None
     if program.endswith("python") and rest[0] == "-m":
         return None if importlib.util.find_spec(rest[1]) else f"no module {rest[1]}"
     return None if program in ELSEWHERE else f"nobody checks {program}"
