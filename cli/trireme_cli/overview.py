@@ -107,7 +107,7 @@ def read_overview(cluster: Cluster, namespace: str | None) -> Overview:
         try:
             objects = list(_list(cluster, resource, namespace))
         except ClusterError as error:
-            missing = f"the cluster has no {info.plural}.{GROUP}; run `trireme install`"
+            missing = f"the cluster has no {info.plural}.{GROUP}: install the Helm chart, or run `trireme install`"
             problems.append(missing if error.status == 404 else f"{info.plural}: {error}")
             refusals.append(error)
             continue
