@@ -185,7 +185,7 @@ class PodSettings(Strict):
     container_security_context: RawObject | None = Field(
         default=None,
         description="Security context of the container, as in a Pod: for example capabilities.add IPC_LOCK for "
-        "RDMA. Fields left out keep the Restricted standard's values.",
+        "RDMA. Fields left out keep the Restricted standard's values and a read-only root.",
     )
     labels: LabelMap = Field(
         default_factory=dict,
