@@ -90,6 +90,11 @@ def _page(found: Mapping[str, Figures], seeds: Sequence[int], heading: str, step
             of("taught", "validation/loss"),
         ),
         _row(
+            "DPO, own docstring raised above another's",
+            of("preferring", "start/accuracy"),
+            of("preferring", "validation/accuracy"),
+        ),
+        _row(
             "DPO, own docstring likelier than another's",
             of("preferring", "start/policyAccuracy"),
             of("preferring", "validation/policyAccuracy"),
@@ -112,6 +117,8 @@ email, http, json, urllib and xml, which are in no stage's training data.
 {table}
 
 The stages are those of `examples/line/`, on one rank each. DPO, GRPO and PPO start from the first seed's taught model.
+DPO raises a docstring above another where it makes the first likelier by a larger factor than the second, after the
+same signature; before the first step all factors are 1, which counts as one half.
 The verifiable reward of a completion of 16 tokens is 1 where it begins with "Return", as a part of the library's
 docstrings do, else 0; GRPO and PPO make {steps} steps of 16 prompts with 4 completions each. Completions of held-out
 prompts are drawn with the same seeds before and after.

@@ -64,7 +64,7 @@ def rewarded(algorithm: str, seed: int, steps: int) -> Manifest:
     }
     for source in (*spec["data"]["sources"], *spec["data"]["validation"]["sources"]):
         source["columns"] = {"prompt": "signature"}
-    spec["training"] |= {"steps": steps, "optimizer": {"learningRate": 0.001}}
+    spec["training"] |= {"steps": steps, "globalBatchSize": 16, "optimizer": {"learningRate": 0.001}}
     return {**manifest, "spec": spec}
 
 

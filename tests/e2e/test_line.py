@@ -20,6 +20,7 @@ LINE = Path(__file__).parents[2] / "examples" / "line"
 Json = dict[str, Any]
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 PROMPT = "def dump(obj, fp):"
+STAGE_SECONDS = 500.0
 
 
 def manifest(name: str) -> Json:
@@ -54,7 +55,7 @@ def lose_a_node(product: Product, job: TestedJob) -> JobStatus:
     """The job's end, after one of its nodes was lost in the middle."""
     job.wait_committed(10)
     product.local.kill_node(job.node_of(1))
-    status = job.wait_state(JobState.SUCCEEDED)
+    status = job.wait_state(JobState.SUCCEEDED, STAGE_SECONDS)
     assert [restart.cause for restart in status.restarts.history] == ["NodeLost"]
     return status
 
@@ -109,18 +110,18 @@ def test_a_model_is_trained_taught_aligned_and_served_by_one_command_and_two_los
     for job in (taught, aligned):
         job.wait("waits", lambda _, job=job: job.condition(ConditionType.INPUTS_READY)[1] == "WaitingForUpstream", 60)
         assert job.pods() == {}
-    pretrain.wait_state(JobState.SUCCEEDED, 400)
+    pretrain.wait_state(JobState.SUCCEEDED, STAGE_SECONDS)
 
     # Taught: better on held-out functions than the base, and than a control that read as much plain source.
     taught_status = lose_a_node(product, taught)
     aligned_status = lose_a_node(product, aligned)
     document = manifest("2-finetune.yaml")
     reference = product.apply(variant(document, "docstrings-again"))
-    reference.wait_state(JobState.SUCCEEDED)
+    reference.wait_state(JobState.SUCCEEDED, STAGE_SECONDS)
     same(taught, reference, document["spec"]["training"]["steps"])
     changes = {"data__sources": [document["spec"]["data"]["sources"][0] | {"columns": {"text": "source"}}]}
     control = product.apply(variant(document, "plain-text", data__overlong="truncate", **changes))
-    control_status = control.wait_state(JobState.SUCCEEDED)
+    control_status = control.wait_state(JobState.SUCCEEDED, STAGE_SECONDS)
     losses = [metrics(taught_status)["start/loss"]]
     for status in (control_status, taught_status):
         assert status.progress is not None
@@ -131,15 +132,16 @@ def test_a_model_is_trained_taught_aligned_and_served_by_one_command_and_two_los
     assert own < plain - 0.05
     assert own < base - 0.05
 
-    # Aligned: as the undisturbed run is. What it learns shows over seeds, in benchmarks.learning: the model is small.
+    # Aligned: as the undisturbed run is, and above chance on held-out pairs by twice the standard error of their share.
     document = manifest("3-align.yaml")
     reference = product.apply(variant(document, "preferences-again"))
-    reference.wait_state(JobState.SUCCEEDED)
+    reference.wait_state(JobState.SUCCEEDED, STAGE_SECONDS)
     same(aligned, reference, document["spec"]["training"]["steps"])
     found = metrics(aligned_status)
     print("held-out preferences:", {name: round(value, 4) for name, value in found.items()})
     assert found["start/accuracy"] == 0.5, "the policy is its own reference"
-    assert found["validation/margin"] != 0
+    assert found["validation/accuracy"] > 0.54
+    assert found["validation/margin"] > 0
     assert aligned_status.inputs[0].digest == (taught_status.model.digest if taught_status.model else None)
 
     # Served, also once all that it was made of is gone.

@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from trireme_trainer.data.errors import DataEmpty, DataUnreadable
 from trireme_trainer.data.examples import Example, ExampleInvalid, ExampleMaker, Invalid
 from trireme_trainer.data.packing import best_fit_rows
 from trireme_trainer.data.sources import Source, SourceConfig, SourceFile, open_text, readable, training_files
-from trireme_trainer.data.stdlib_records import STDLIB_URI, function_records
+from trireme_trainer.data.stdlib_records import STDLIB_URI, documented_functions, function_records
 
 log = logging.getLogger(__name__)
 DTYPE = "<i4"
@@ -214,9 +214,9 @@ class ExamplePreparation:
         train = ExampleWriter(self._directory / f"{name}-train", row_tokens)
         validation = ExampleWriter(self._directory / f"{name}-validation", row_tokens)
         threshold = 2**64 if held_out else int((self._config.validation_fraction or 0.0) * 2**64)
-        for file in files:
+        for file, lines in self._read(source, files):
             self._inputs.update(f"\0{name}\0{file.name}\0".encode())
-            for line, text in self._lines(source, file):
+            for line, text in lines:
                 digest = hashlib.sha256(text.encode()).digest()
                 self._inputs.update(digest)
                 example = self._example(text, config, f"{file.identity} line {line}")
@@ -237,16 +237,24 @@ class ExamplePreparation:
         log.info("%s: %d files, %d examples, %d tokens", source.config.uri, len(files), train.examples, train.tokens)
         return index, written
 
-    def _lines(self, source: Source, file: SourceFile) -> Iterator[tuple[int, str]]:
-        path = source.local(file)
-        with readable(file), open_text(path, file.name) as text:
-            if source.config.uri == STDLIB_URI:
+    def _read(self, source: Source, files: list[SourceFile]) -> Iterator[tuple[SourceFile, Iterable[tuple[int, str]]]]:
+        """Each file with the numbers of its lines that hold a record, and the records as JSON."""
+        if source.config.uri != STDLIB_URI:
+            yield from ((file, self._lines(source, file)) for file in files)
+            return
+        # A record has something of another module in it, so all modules are read before the first record is made.
+        modules = []
+        for file in files:
+            with readable(file), open_text(source.local(file), file.name) as text:
                 try:
-                    for number, record in function_records(text.read()):
-                        yield number, json.dumps(record)
+                    modules.append(documented_functions(text.read()))
                 except SyntaxError as error:
                     raise DataUnreadable(f"{file.identity}: {error}; leave it out with exclude") from error
-                return
+        for file, records in zip(files, function_records(modules), strict=True):
+            yield file, ((number, json.dumps(record)) for number, record in records)
+
+    def _lines(self, source: Source, file: SourceFile) -> Iterator[tuple[int, str]]:
+        with readable(file), open_text(source.local(file), file.name) as text:
             for number, line in enumerate(text, 1):
                 if line.strip():
                     yield number, line
