@@ -18,9 +18,9 @@ from trireme.resources.status import ConditionType, JobState, JobStatus
 
 LINE = Path(__file__).parents[2] / "examples" / "line"
 Json = dict[str, Any]
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 PROMPT = "def dump(obj, fp):"
-STAGE_SECONDS = 500.0
+STAGE_SECONDS = 1200.0
 
 
 def manifest(name: str) -> Json:
@@ -145,7 +145,7 @@ def test_a_model_is_trained_taught_aligned_and_served_by_one_command_and_two_los
     assert aligned_status.inputs[0].digest == (taught_status.model.digest if taught_status.model else None)
 
     # Served, also once all that it was made of is gone.
-    wait_for("the service is ready", lambda: ready(product), 300)
+    wait_for("the service is ready", lambda: ready(product), 600)
     before = {name: answer(product, name) for name in ("stdlib", "stdlib-preferences")}
     assert before["stdlib"] != before["stdlib-preferences"], "if not another text, then of another probability"
     rows = lineage(product, "stdlib")
