@@ -14,7 +14,7 @@ WITH_LINKS = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(echo $${PIP_FIND_LINKS:-$(PIP_F
 UV = $(WITH_LINKS) $(BIN)/uv
 export UV_LINK_MODE ?= copy
 
-.PHONY: setup setup-serving lock demo test test-tools test-long test-all lint lint-images check-wheels crds reference clean
+.PHONY: setup setup-serving lock demo test test-tools test-long test-all lint lint-images check-wheels crds reference docs clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -56,6 +56,9 @@ crds: setup reference
 # The pages with all fields of each kind.
 reference: setup
 	$(BIN)/python -m trireme.resources.docgen --out docs/reference
+
+docs: setup
+	$(BIN)/python scripts/metrics_page.py docs/metrics.md
 
 demo: setup
 	$(BIN)/trireme demo

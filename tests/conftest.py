@@ -33,6 +33,15 @@ def helm_program() -> str:
     return _program("helm")
 
 
+@pytest.fixture(scope="session")
+def prometheus_program() -> str:
+    """Path of prometheus; a computer without it fails the test."""
+    found = shutil.which("prometheus")
+    if found is None:
+        pytest.fail("this test needs prometheus: install it (Debian: apt-get install prometheus)")
+    return found
+
+
 def _program(name: str) -> str:
     found = shutil.which(name)
     if found is None:
@@ -46,9 +55,12 @@ class _NONE:
     params: ClassVar[dict[str, object]] = {}
 
 
+SHORT_E2E = {"test_node_loss.py", "test_prometheus.py"}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests in e2e/ start the whole product: one file of them belongs to `make test`, the rest is long.
+    """Tests in e2e/ start the whole product: two files of them belong to `make test`, the rest is long.
 
     Tests with real processes and clocks get a second try, since a busy machine can starve a heartbeat past any limit;
     the summary counts every rerun. Unit tests get none.
@@ -56,7 +68,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("local_apiserver") and "real" in getattr(item, "callspec", _NONE).params.values():
             item.add_marker(pytest.mark.skip(reason="a property of the local API server alone"))
-        if "e2e" in item.path.parts and item.path.name != "test_node_loss.py":
+        if "e2e" in item.path.parts and item.path.name not in SHORT_E2E:
             item.add_marker(pytest.mark.long)
         if {"e2e", "integration"} & set(item.path.parts):
             item.add_marker(pytest.mark.flaky(reruns=1))

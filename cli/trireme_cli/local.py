@@ -17,6 +17,8 @@ from trireme_local.partition import PartitionUnavailable
 from trireme_local.s3 import StoreUnavailable
 
 STORE_SECRET = "trireme-store"
+OPERATOR_METRICS = "127.0.0.1:8080"
+"""Where `trireme operator` listens unless told otherwise."""
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -76,6 +78,22 @@ def up(
             "kube-scheduler) to run in place of the local ones, e.g. $KUBEBUILDER_ASSETS."
         ),
     ] = None,
+    prometheus: Annotated[
+        bool | None,
+        typer.Option(
+            "--prometheus/--no-prometheus",
+            help="Run a Prometheus that scrapes every pod whose annotations ask for it, and what --scrape says.",
+            show_default="--no-prometheus",
+        ),
+    ] = None,
+    scrape: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="What Prometheus scrapes beside pods: by default the operator that `trireme operator` runs.",
+            show_default=OPERATOR_METRICS,
+        ),
+    ] = None,
 ) -> None:
     """Start a cluster: API server, controllers, worker nodes and an S3 server. Does nothing where one runs."""
     cluster = LocalCluster(directory)
@@ -88,12 +106,16 @@ def up(
             grace_seconds=grace_seconds,
             image_table=images,
             control_plane=control_plane,
+            prometheus=prometheus,
+            scrape=scrape or ([OPERATOR_METRICS] if prometheus else None),
         )
         cluster.write_secret(STORE_SECRET, state.store.environment())
     except (ClusterError, NetworksExhausted, StoreUnavailable) as error:
         raise _fail(error) from error
     typer.echo(f"cluster {state.name!r}: {len(state.nodes)} nodes ready, logs in {cluster.logs}")
     typer.echo(f"export KUBECONFIG={cluster.kubeconfig}")
+    if state.prometheus:
+        typer.echo(f"# Prometheus at {cluster.prometheus_url}")
     for key, value in state.store.environment().items():
         typer.echo(f"export {key}={value}")
     typer.echo(f"# bucket s3://{state.store.bucket}; pods find these in Secret {STORE_SECRET} of namespace default")

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +21,7 @@ from trireme_local import network as net
 from trireme_local.control_plane import IMPATIENT, missing_binaries
 from trireme_local.errors import ClusterError
 from trireme_local.processes import ProcessRecord
+from trireme_local.prometheus import program
 from trireme_local.sessions import (
     marked_processes,
     node_marker,
@@ -28,7 +29,7 @@ from trireme_local.sessions import (
     send_all,
     session_processes,
 )
-from trireme_local.state import ClusterState, NodeState
+from trireme_local.state import ClusterState, NodeState, refuse_changes
 
 if TYPE_CHECKING:
     from trireme_local.api import ClusterApi
@@ -57,6 +58,11 @@ class LocalCluster:
         """Directory of the daemons' logs."""
         return self.directory / "logs"
 
+    @property
+    def prometheus_url(self) -> str:
+        """Of the cluster's Prometheus, where it has one. Raises `ClusterError` when there is no cluster."""
+        return daemons.prometheus(self.directory, self.state()).url
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -83,21 +89,28 @@ class LocalCluster:
         grace_seconds: float | None = None,
         image_table: Path | None = None,
         control_plane: Path | None = None,
+        prometheus: bool | None = None,
+        scrape: Sequence[str] | None = None,
         say: Callable[[str], None] = print,
     ) -> ClusterState:
         """Start what is not running yet and wait until every node is Ready. Raises `ClusterError`.
 
         With `control_plane`, a directory of Kubernetes' own binaries, these run in place of the local API server.
+        With `prometheus` a Prometheus scrapes the pods that ask for it and the `scrape` (HOST:PORT); False stops it.
         What is not given is as it was, or the default; a cluster that exists cannot become another one.
         """
         if not 1 <= nodes <= 200:
             raise ClusterError(f"--nodes {nodes}: between 1 and 200")
+        if prometheus:
+            program()  # before anything is started
         self._api_cache = None
         with self._locked():
             state = ClusterState.load(self.directory)
             if state is None:
                 state = self._new_state(name, grace_seconds, control_plane)
-            _refuse_changes(state, name, grace_seconds, control_plane, capacity, labels)
+            state.prometheus = state.prometheus if prometheus is None else prometheus
+            state.scraped = state.scraped if scrape is None else list(scrape)
+            refuse_changes(state, name, grace_seconds, control_plane, capacity, labels)
             like = next(iter(state.nodes.values()), NodeState(number=0, capacity=dict(DEFAULT_CAPACITY)))
             for number in range(1, nodes + 1):
                 node = f"node-{number}"
@@ -146,10 +159,16 @@ class LocalCluster:
         )
 
     def _start_daemons(self, state: ClusterState) -> bool:
-        """Start each daemon that is not running, etcd and the API server first; True when any was started."""
+        """Start each daemon that is not running, etcd and the API server first; True when any was started.
+
+        One that is not wanted any more is stopped.
+        """
         started = False
+        commands = daemons.commands(self.directory, state)
+        processes.terminate([record for name, record in state.daemons.items() if name not in commands])
         state.daemons = {name: record for name, record in state.daemons.items() if record.find() is not None}
-        for daemon, (command, extra) in daemons.commands(self.directory, state).items():
+        state.save(self.directory)
+        for daemon, (command, extra) in commands.items():
             if daemon not in state.daemons:
                 if daemon in IMPATIENT:
                     self._wait(state.daemons, lambda: self._api_problem(state))
@@ -212,6 +231,8 @@ class LocalCluster:
             return str(error)
         if not self._api().has_default_account():
             return "no controller has made the default service account"
+        if state.prometheus and (problem := daemons.prometheus(self.directory, state).problem()):
+            return problem
         unready = [node for node in state.nodes if ready.get(node) != "True"]
         return f"nodes not ready: {unready}" if unready else ""
 
@@ -367,27 +388,6 @@ class LocalCluster:
                 text = f"running, pid {process.pid}"
             lines[node] = f"{text}, Ready={ready.get(node, 'unregistered')}"
         return lines
-
-
-def _refuse_changes(
-    state: ClusterState,
-    name: str | None,
-    grace_seconds: float | None,
-    control_plane: Path | None,
-    capacity: dict[str, str] | None,
-    labels: dict[str, str] | None,
-) -> None:
-    """Raise `ClusterError` where `up` asks an existing cluster to be another one; None asks for nothing."""
-    wanted: list[tuple[str, object, object]] = [
-        ("--name", state.name, name),
-        ("--node-grace-seconds", state.grace_seconds, grace_seconds),
-        ("--control-plane", state.control_plane, str(control_plane.resolve()) if control_plane else None),
-    ]
-    for node, entry in state.nodes.items():
-        wanted += [(f"--capacity of {node}", entry.capacity, capacity), (f"--labels of {node}", entry.labels, labels)]
-    for option, is_now, asked in wanted:
-        if asked is not None and is_now != asked:
-            raise ClusterError(f"{option} is {is_now!r} and cannot become {asked!r}: take the cluster down first")
 
 
 def _status(process: psutil.Process) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from trireme_local import network as net
 from trireme_local import s3
 from trireme_local.control_plane import RealControlPlane
+from trireme_local.prometheus import LocalPrometheus
 from trireme_local.state import ClusterState
 
 Command = tuple[list[str], dict[str, str]]
@@ -35,11 +36,21 @@ def commands(directory: Path, state: ClusterState) -> dict[str, Command]:
         real.prepare()
         daemons |= {name: (command, {}) for name, command in real.commands().items()}
         controllers += [f"--without={name}" for name in _done_by(real)]
-    return daemons | {
+    daemons |= {
         "s3": _s3(directory, state),
         "controllers": (controllers, {}),
         "proxy": (_proxy(directory), {}),
     }
+    if state.prometheus:
+        found = prometheus(directory, state)
+        found.prepare(state.scraped)
+        daemons |= {name: (command, {}) for name, command in found.commands(admin_kubeconfig(directory)).items()}
+    return daemons
+
+
+def prometheus(directory: Path, state: ClusterState) -> LocalPrometheus:
+    """The Prometheus of a cluster that has one."""
+    return LocalPrometheus(directory / "prometheus", net.prometheus_address(state.network), net.PROMETHEUS_PORT)
 
 
 def _done_by(real: RealControlPlane) -> list[str]:

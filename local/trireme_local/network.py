@@ -21,6 +21,8 @@ LAST_NODE = 239
 API_PORT = 6443
 S3_PORT = 9000
 KUBELET_PORT = 10250
+# Not 9090: there Debian's own service listens, on every address.
+PROMETHEUS_PORT = 19090
 
 
 class NetworksExhausted(RuntimeError):
@@ -40,6 +42,11 @@ def s3_address(network: int) -> str:
 def etcd_address(network: int) -> str:
     """Where etcd listens, in a cluster with a control plane of Kubernetes' own."""
     return f"127.{network}.0.3"
+
+
+def prometheus_address(network: int) -> str:
+    """Where Prometheus listens, in a cluster that has one."""
+    return f"127.{network}.0.4"
 
 
 def service_network(network: int) -> ipaddress.IPv4Network:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trireme_local.errors import ClusterError
 from trireme_local.processes import ProcessRecord
 from trireme_local.s3 import StoreAccess
 
@@ -35,6 +36,9 @@ class ClusterState:
     grace_seconds: float
     store: StoreAccess
     control_plane: str | None = None
+    prometheus: bool = False
+    scraped: list[str] = field(default_factory=list)
+    """HOST:PORT of what Prometheus scrapes beside pods."""
     nodes: dict[str, NodeState] = field(default_factory=dict)
     daemons: dict[str, ProcessRecord] = field(default_factory=dict)
 
@@ -59,3 +63,24 @@ class ClusterState:
         fresh.touch(mode=0o600)
         fresh.write_text(json.dumps(dataclasses.asdict(self), indent=2))
         fresh.replace(path)
+
+
+def refuse_changes(
+    state: ClusterState,
+    name: str | None,
+    grace_seconds: float | None,
+    control_plane: Path | None,
+    capacity: dict[str, str] | None,
+    labels: dict[str, str] | None,
+) -> None:
+    """Raise `ClusterError` where `up` asks an existing cluster to be another one; None asks for nothing."""
+    wanted: list[tuple[str, object, object]] = [
+        ("--name", state.name, name),
+        ("--node-grace-seconds", state.grace_seconds, grace_seconds),
+        ("--control-plane", state.control_plane, str(control_plane.resolve()) if control_plane else None),
+    ]
+    for node, entry in state.nodes.items():
+        wanted += [(f"--capacity of {node}", entry.capacity, capacity), (f"--labels of {node}", entry.labels, labels)]
+    for option, is_now, asked in wanted:
+        if asked is not None and is_now != asked:
+            raise ClusterError(f"{option} is {is_now!r} and cannot become {asked!r}: take the cluster down first")

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from trireme.protocol import Report, compatible
 from trireme.protocol.messages import PROTOCOL_VERSION
-from trireme_operator import metrics
 from trireme_operator.build import agent_token
 from trireme_operator.decide import KEY_REFUSED, Contact, PutTarget
+from trireme_operator.metrics import INSTRUMENTS
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class AgentClient:
         if report.job_uid != job_uid or not compatible(PROTOCOL_VERSION, report.protocol):
             self._failed(pod_uid, contact, "GET", ValueError(f"job {report.job_uid}, protocol {report.protocol}"))
             return
-        metrics.AGENT_POLLS.labels("GET", "ok").inc()
+        INSTRUMENTS.agent_requests.labels("GET", "ok").inc()
         known = self.contacts.get(pod_uid, contact)
         self.contacts[pod_uid] = replace(known, last=time.time(), report=report, error="")
 
@@ -149,19 +149,19 @@ class AgentClient:
                 await self._ask("PUT", url, job_uid, put.pod_uid, put.target.to_json())
             except (aiohttp.ClientError, OSError, TimeoutError, KeyRefused) as error:
                 if isinstance(error, aiohttp.ClientResponseError) and error.status == 409:
-                    metrics.AGENT_POLLS.labels("PUT", "stale").inc()
+                    INSTRUMENTS.agent_requests.labels("PUT", "stale").inc()
                     log.info("agent of slot %d holds a newer target than %d", put.slot, put.target.attempt)
                     return
                 self._not_told[put.pod_uid] = time.monotonic()
                 self._failed(put.pod_uid, contact, "PUT", error)
                 return
-        metrics.AGENT_POLLS.labels("PUT", "ok").inc()
+        INSTRUMENTS.agent_requests.labels("PUT", "ok").inc()
         self._not_told.pop(put.pod_uid, None)
         known = self.contacts.get(put.pod_uid, contact)
         self.contacts[put.pod_uid] = replace(known, last=time.time(), sent=put.target, error="")
 
     def _failed(self, pod_uid: str, contact: Contact, method: str, error: Exception) -> None:
-        metrics.AGENT_POLLS.labels(method, type(error).__name__).inc()
+        INSTRUMENTS.agent_requests.labels(method, type(error).__name__).inc()
         known = self.contacts.get(pod_uid, contact)
         if isinstance(error, KeyRefused):
             # A sign of life all the same: nothing is gained by ending a pod that trains.

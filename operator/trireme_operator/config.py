@@ -27,6 +27,7 @@ class OperatorConfig:
     """How one operator process runs."""
 
     namespaces: tuple[str, ...]  # empty: the whole cluster
+    may_lack_nodes: bool  # no permission on what lies in no namespace: not a fault
     kubeconfig: str | None
     service_account: Path  # directory with the token and ca.crt of the pod's account
     trainer_image: str
@@ -96,6 +97,13 @@ class OperatorConfig:
         return keys
 
 
+def _truth(text: str) -> bool:
+    """Raises ValueError for what is neither true nor false."""
+    if text not in ("true", "false"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
 def _items(text: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
@@ -133,6 +141,16 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 
     pod_namespace = environ.get("POD_NAMESPACE", "default")
     add("namespaces", "", "comma-separated namespaces to serve; empty: all")
+    lacking = "serve the whole cluster without access to nodes and CRDs; with --namespaces that is no fault anyhow"
+    variable = "TRIREME_OPERATOR_MAY_LACK_NODES"
+    parser.add_argument(
+        "--may-lack-nodes",
+        type=_truth,
+        nargs="?",
+        const=True,
+        default=_truth(environ.get(variable, "false")),
+        help=f"{lacking} [{variable}]",
+    )
     add("kubeconfig", None, "kubeconfig to use outside a cluster; KUBECONFIG and the pod's own account otherwise")
     add("service-account", str(SERVICE_ACCOUNT), "directory with the token and ca.crt of the pod's own account")
     add("trainer-image", environ.get("TRIREME_TRAINER_IMAGE", DEFAULT_IMAGE), "image of jobs that name none")

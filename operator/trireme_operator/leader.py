@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from trireme_operator import metrics
 from trireme_operator.apply.api import Api, ApiError, JsonObject, path_of
+from trireme_operator.metrics import INSTRUMENTS
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +49,15 @@ class Leader:
         """Whether this process may act now."""
         return self._acting and time.monotonic() < self._valid_until
 
-    def healthy(self) -> bool:
-        """Whether the API server answered within the last few durations of the lease.
+    def problem(self) -> str:
+        """That the API server has not answered for several of the lease's durations; "" otherwise.
 
         Before it takes part, as long as the CRDs are waited for, nothing would come of a restart.
         """
-        return self._last_answer is None or time.monotonic() - self._last_answer < 4 * self._lease
+        if self._last_answer is None:
+            return ""
+        silent = time.monotonic() - self._last_answer
+        return f"no answer from the API server for {silent:.0f} s" if silent > 4 * self._lease else ""
 
     async def run(self) -> None:
         """Take part for ever; gives the Lease back when cancelled."""
@@ -83,7 +86,7 @@ class Leader:
                 self._stop()  # it ran out while this process did not run; begin anew
             if not self._acting:
                 self._acting = True
-                metrics.LEADER.set(1)
+                INSTRUMENTS.leader.set(1)
                 log.info("leading as %s", self.identity)
                 self._on_start()
         elif self._acting and (won is False or time.monotonic() >= self._valid_until):
@@ -91,7 +94,7 @@ class Leader:
 
     def _stop(self) -> None:
         self._acting = False
-        metrics.LEADER.set(0)
+        INSTRUMENTS.leader.set(0)
         log.warning("no longer leading")
         self._on_stop()
 

@@ -3,24 +3,30 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from prometheus_client.metrics_core import Metric as Family
 
 from trireme.resources import GROUP, INFERENCE_SERVICE, VERSION, all_kinds, job_kinds
-from trireme_operator import metrics, server
+from trireme_operator import server
 from trireme_operator.agents import AgentClient
 from trireme_operator.apply.api import Api, ApiError, JsonObject, load_configuration, path_of
 from trireme_operator.apply.events import EventRecorder
 from trireme_operator.apply.executor import Executor
+from trireme_operator.collectors import FleetCollector, OwnCollector
 from trireme_operator.config import OperatorConfig
 from trireme_operator.decide import Kind, Policy
 from trireme_operator.jobs import JobController
 from trireme_operator.leader import Leader
+from trireme_operator.metrics import INSTRUMENTS
 from trireme_operator.observe import watches
 from trireme_operator.observe.cache import Cache
 from trireme_operator.observe.poller import Poller
 from trireme_operator.observe.queue import JobKey, WorkQueue
+from trireme_operator.observe.relist import Relister
 from trireme_operator.observe.world import World
 from trireme_operator.reconcile import Reconciler
+from trireme_operator.selfcheck import SelfCheck
 from trireme_operator.services.parts import ServiceParts
 
 log = logging.getLogger("trireme_operator")
@@ -73,9 +79,34 @@ class Operator:
             synced=self._synced,
             stalled=self._poller.stalled,
         )
+        self._relist = Relister(api, config.namespaces)
+        self._watching = watches.Watching(
+            self._handlers, self._may_watch, config.namespaces, config.kubeconfig, config.service_account
+        )
+        self._check = SelfCheck(
+            api,
+            config.namespaces,
+            config.lease_namespace,
+            self._watching.permissions_changed,
+            may_lack_nodes=config.may_lack_nodes,
+        )
+        api.on_forbidden = self._check.wake
+        self._fleet = FleetCollector(self._world, self._services.world, leading)
+        self._own = OwnCollector(self._queue, self._check, lambda: not self._problem())
 
-    def _synced(self) -> bool:
-        return self._world.synced and self._services.world.synced
+    def _synced(self, kind: str) -> bool:
+        """Whether all that matters to objects of a kind was listed once."""
+        return self._world.synced and (kind in self._kinds or self._services.world.synced)
+
+    def _problem(self) -> str:
+        """Why this replica does not do all that it should; "" when it does."""
+        if not self._world.synced or not self._services.world.settled:
+            unlisted = "not everything was listed yet"
+            return f"{unlisted}; {wrong}" if (wrong := self._check.problem()) else unlisted
+        return self._check.problem()
+
+    def _metrics(self) -> Iterable[Family]:
+        return [*INSTRUMENTS.registry.collect(), *self._fleet.collect(), *self._own.collect()]
 
     def _keys(self) -> list[JobKey]:
         return [*self._world.job_keys(), *self._services.world.service_keys()]
@@ -84,7 +115,7 @@ class Operator:
         """Run until `stop` is set. Raises what ended a part that must not end."""
         await self._agents.open()
         runner, port = await server.serve(
-            self._config.http_host, self._config.http_port, self._leader.healthy, self._synced
+            self._config.http_host, self._config.http_port, self._metrics, self._leader.problem, self._problem
         )
         log.info("metrics and probes on port %d", port)
         tasks: list[asyncio.Task[None]] = []
@@ -92,7 +123,8 @@ class Operator:
             await self._wait_for_kinds(stop)
             await self._look_at_nodes(stop)
             parts = {
-                "watches": self._watches(),
+                "watches": self._watching.run(),
+                "check": self._check.run(),
                 "resync": self._resync(),
                 "leader": self._leader.run(),
                 "poller": self._poller.run(),
@@ -121,9 +153,8 @@ class Operator:
             self._queue.add(key)
 
     def _stop_leading(self) -> None:
-        """What was known of agents and jobs grows old from now on; the next leader tells both."""
+        """What was known of agents grows old from now on."""
         self._agents.forget_all()
-        metrics.clear_jobs()
 
     async def _wait_for_kinds(self, stop: asyncio.Event) -> None:
         """Watches can only be opened once the CRDs are served."""
@@ -157,11 +188,11 @@ class Operator:
                 log.warning("asking for nodes: %s", error)
             await asyncio.sleep(1.0)
 
-    async def _watches(self) -> None:
-        config = self._config
-        await watches.watch(self._handlers(), config.namespaces, config.kubeconfig, config.service_account)
+    def _may_watch(self, resource: watches.Resource) -> bool:
+        group, _, plural = resource
+        return self._check.may(group, plural, "list", "watch")
 
-    def _handlers(self) -> dict[tuple[str, str, str], watches.OnEvent]:
+    def _handlers(self) -> dict[watches.Resource, watches.OnEvent]:
         handlers = {
             watches.job_resource(kind.plural): watches.feed(self._world.jobs[name], self._job_changed)
             for name, kind in self._kinds.items()
@@ -200,12 +231,11 @@ class Operator:
                 for kind in self._kinds.values():
                     await self._relist(self._world.jobs[kind.kind], GROUP, VERSION, kind.plural, kind=kind.kind)
                 await self._relist(self._world.pods, "", "v1", "pods")
-                if self._world.nodes is not None:
-                    await self._relist(self._world.nodes, "", "v1", "nodes", namespaced=False)
+                await self._relist_nodes()
                 await self._services.relist(self._relist)
                 self._world.forget_gone()
                 present = self._keys()
-                # Also those whose deletion was missed: a pass over what is gone removes its metrics.
+                # Also those whose deletion was missed: a pass over what is gone forgets its failures.
                 for key in {*present, *known}:
                     self._queue.add(key)
                 known = present
@@ -214,27 +244,18 @@ class Operator:
                 log.warning("resync: %s", error)
                 await asyncio.sleep(2.0)
 
-    async def _relist(
-        self,
-        cache: Cache,
-        group: str,
-        version: str,
-        plural: str,
-        *,
-        namespaced: bool = True,
-        kind: str | None = None,
-        labelled: str | None = None,
-    ) -> None:
-        query = (("labelSelector", labelled),) if labelled else ()
-        before = cache.uids()
-        found: list[JsonObject] = []
-        namespaces = list(self._config.namespaces) if namespaced and self._config.namespaces else [None]
-        for namespace in namespaces:
-            found += await self._api.list_all(path_of(group, version, plural, namespace), query=query)
-        if kind is not None:
-            # Items of a list may come without their kind.
-            found = [{"apiVersion": f"{group}/{version}", "kind": kind, **raw} for raw in found]
-        cache.replace(found, before)
+    async def _relist_nodes(self) -> None:
+        """Nodes come into sight when the permission to see them does, and stay as they were known when it goes."""
+        nodes = self._world.nodes
+        if nodes is None:
+            if not self._check.may("", "nodes", "list", "watch") or not self._check.looked:
+                return
+            nodes = Cache()
+        await self._relist(nodes, "", "v1", "nodes", namespaced=False)
+        if nodes.synced and self._world.nodes is None:
+            log.info("nodes can be seen now")
+            self._world.nodes = nodes
+            self._watching.permissions_changed()
 
 
 async def run(config: OperatorConfig) -> None:

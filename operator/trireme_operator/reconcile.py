@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from trireme_operator import metrics
 from trireme_operator.apply.api import ApiError
 from trireme_operator.apply.executor import NotLeading, Stale
+from trireme_operator.metrics import INSTRUMENTS
 from trireme_operator.observe.queue import JobKey, WorkQueue
 from trireme_operator.observe.views import UnreadableStatus
 
@@ -37,13 +37,13 @@ class Reconciler:
         queue: WorkQueue,
         *,
         leading: Callable[[], bool],
-        synced: Callable[[], bool],
+        synced: Callable[[str], bool],
         stalled: Callable[[], bool],
     ) -> None:
         self._controllers = controllers
         self._queue = queue
         self._leading = leading
-        self._synced = synced  # whether everything was listed once
+        self._synced = synced  # whether all that matters to a kind was listed once
         self._stalled = stalled  # whether this process has not run for a while
         self._failures: dict[JobKey, int] = {}
 
@@ -60,7 +60,7 @@ class Reconciler:
                 self._queue.done(key)
 
     async def _one(self, key: JobKey) -> None:
-        if not self._leading() or not self._synced():
+        if not self._leading() or not self._synced(key.kind):
             return  # everything is queued again when leadership begins
         if self._stalled():
             self._queue.add(key, 0.5)
@@ -82,13 +82,13 @@ class Reconciler:
             self._failures.pop(key, None)
             self._queue.release(key)
         finally:
-            metrics.RECONCILE_SECONDS.labels(key.kind).observe(time.monotonic() - began)
+            INSTRUMENTS.reconcile_seconds.labels(key.kind).observe(time.monotonic() - began)
         if delay is not None:
             self._queue.add(key, delay)
 
     def _failed(self, key: JobKey, error: Exception) -> float:
         count = self._failures[key] = self._failures.get(key, 0) + 1
-        metrics.RECONCILE_ERRORS.labels(key.kind, type(error).__name__).inc()
+        INSTRUMENTS.reconcile_errors.labels(key.kind, type(error).__name__).inc()
         delay = min(MAX_BACKOFF_SECONDS, 0.2 * 2.0 ** min(count, 10))
         self._queue.hold_back(key, delay)
         log.warning("%s %s/%s, next try in %.1f s: %s", key.kind, key.namespace, key.name, delay, error)

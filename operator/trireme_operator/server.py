@@ -1,27 +1,33 @@
 """/metrics, /healthz and /readyz."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import Metric as Family
 
-from trireme_operator.metrics import REGISTRY
+from trireme.metrics import CONTENT_TYPE, exposition
+
+Probe = Callable[[], str]
+"""What is wrong; "" when nothing is."""
 
 
 async def serve(
-    host: str, port: int, healthy: Callable[[], bool], ready: Callable[[], bool]
+    host: str, port: int, collect: Callable[[], Iterable[Family]], healthy: Probe, ready: Probe
 ) -> tuple[web.AppRunner, int]:
     """Start the server; returns its runner and the port it got."""
 
-    def probe(check: Callable[[], bool]) -> Callable[[web.Request], object]:
+    def probe(problem: Probe) -> Callable[[web.Request], object]:
         async def answer(_: web.Request) -> web.Response:
-            good = check()
-            return web.Response(text="ok" if good else "not ok", status=200 if good else 503)
+            wrong = problem()
+            return web.Response(text=f"not ok: {wrong}" if wrong else "ok", status=503 if wrong else 200)
 
         return answer
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        # Read here, where nothing changes meanwhile; written as text in a thread, which takes longer.
+        body = await asyncio.to_thread(exposition, list(collect()))
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
     app = web.Application()
     app.router.add_get("/metrics", metrics)

@@ -16,11 +16,12 @@ async def run(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, replica.stop)
-    runner = await serve(replica, settings.address, settings.config.status_port)
+    runners = await serve(replica, settings.config, settings.address)
     try:
         return await replica.run()
     finally:
-        await runner.cleanup()
+        for runner in runners:
+            await runner.cleanup()
 
 
 def main() -> None:

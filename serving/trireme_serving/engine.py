@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -22,6 +23,8 @@ from trireme_serving.errors import EngineFailed, EngineRefused
 
 KEPT_LINES = 400
 REQUEST_SECONDS = 10.0
+METRICS_SECONDS = 5.0
+"""Below the ten seconds that Prometheus waits for a scrape."""
 LOAD_SECONDS = 300.0
 STOP_SECONDS = 20.0
 _ERROR = re.compile(r"(?:^|\s)((?:[A-Za-z_]+\.)*[A-Za-z_]*(?:Error|Exception|Interrupt)\b: .+)$")
@@ -159,21 +162,34 @@ class Engine:
         """Remove an adapter. Raises EngineRefused."""
         await self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": name}, REQUEST_SECONDS)
 
+    async def metrics(self) -> str:
+        """What it tells Prometheus. Raises EngineRefused."""
+        return (await self._request("GET", "/metrics", None, METRICS_SECONDS))[1]
+
     async def in_flight(self, *, drain: bool = False) -> int:
         """Requests that are being answered; with `drain`, clients are told to go elsewhere. Raises EngineRefused."""
         answer = await self._ask("GET", guard.DRAIN if drain else guard.IN_FLIGHT, seconds=REQUEST_SECONDS)
         return int(answer["inFlight"])
 
     async def _ask(self, method: str, path: str, body: Any = None, seconds: float = 0.0) -> dict[str, Any]:
+        content_type, text = await self._request(method, path, body, seconds)
+        try:
+            return json.loads(text) if content_type == "application/json" else {}
+        except ValueError as error:
+            raise EngineRefused(f"{path}: {error}") from error
+
+    async def _request(self, method: str, path: str, body: Any, seconds: float) -> tuple[str, str]:
+        """Type and text of an answer. Raises EngineRefused."""
         if self._session is None:
             raise EngineRefused("not started")
         host = f"[{self._address}]" if ":" in self._address else self._address
         url, timeout = f"http://{host}:{self._config.port}{path}", aiohttp.ClientTimeout(total=seconds)
         try:
             async with self._session.request(method, url, json=body, timeout=timeout) as answer:
+                text = await answer.text()
                 if answer.status != 200:
-                    raise EngineRefused(f"{path}: {answer.status}: {_message(await answer.text())}")
-                return await answer.json() if answer.content_type == "application/json" else {}
+                    raise EngineRefused(f"{path}: {answer.status}: {_message(text)}")
+                return answer.content_type, text
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise EngineRefused(f"{path}: {type(error).__name__}: {error}") from error
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pydantic import ValidationError
 
@@ -48,8 +48,21 @@ class Replica:
         self._adapters: list[LoadedAdapter] = []
         self._healthy_at = time.monotonic()
         self._was_ready = False
+        self._engine: Engine | None = None
+        self._stages: dict[str, float] = {}
 
     # -- what is told
+
+    @property
+    def stage_seconds(self) -> dict[str, float]:
+        """Duration of each stage of the last start, as far as it came."""
+        return dict(self._stages)
+
+    async def engine_metrics(self) -> str:
+        """vLLM's own, as text. Raises EngineRefused."""
+        if self._engine is None:
+            raise EngineRefused("not started")
+        return await self._engine.metrics()
 
     def report(self) -> ReplicaReport:
         """What the operator reads."""
@@ -114,20 +127,31 @@ class Replica:
 
     async def _serve(self) -> int:
         deadline = time.monotonic() + self._config.start_deadline_seconds
+        self._stages = {}
         self._enter(ReplicaState.FETCHING)
-        files = await asyncio.to_thread(self._cache.bring, self._config.model)
+        with self._timed("fetch"):
+            files = await asyncio.to_thread(self._cache.bring, self._config.model)
         self._model = files.source
         self._enter(ReplicaState.CHECKING)
-        shapes = await asyncio.to_thread(check_model, files.directory, self._config, read_architectures())
+        with self._timed("check"):
+            shapes = await asyncio.to_thread(check_model, files.directory, self._config, read_architectures())
         self._enter(ReplicaState.LOADING)
-        engine = Engine(self._config, files.directory, self._settings.address, self._settings.scratch)
+        engine = self._engine = Engine(self._config, files.directory, self._settings.address, self._settings.scratch)
         try:
-            await engine.start()
-            await self._until_stopped(engine.wait_healthy(deadline - time.monotonic()))
+            with self._timed("load"):
+                await engine.start()
+                await self._until_stopped(engine.wait_healthy(deadline - time.monotonic()))
             return await self._answer(engine, files, shapes) if not self._stopping.is_set() else 0
         finally:
-            self._adapters = []
+            self._adapters, self._engine = [], None
             await engine.stop()
+
+    @contextlib.contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """What ends without an exception is a stage of the start."""
+        began = time.monotonic()
+        yield
+        self._stages[stage] = time.monotonic() - began
 
     async def _until_stopped(self, work: object) -> None:
         """Wait for some work, or for the order to stop. Raises what the work raises."""

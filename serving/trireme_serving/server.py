@@ -1,13 +1,18 @@
-"""The program's own HTTP interface: the report for the operator, and the probes for the kubelet. Nothing is written."""
+"""The program's own HTTP interface: the report for the operator, the probes for the kubelet, metrics. Nothing is
+written."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
 from aiohttp import web
 
-from trireme.protocol.serving import ReplicaReport
+from trireme.metrics import CONTENT_TYPE, exposition
+from trireme.protocol.serving import ReplicaReport, ServingConfig
+from trireme_serving import metrics
+from trireme_serving.errors import EngineRefused
 
 
 class Watched(Protocol):
@@ -24,9 +29,41 @@ class Watched(Protocol):
     @property
     def alive(self) -> bool: ...
 
+    @property
+    def stage_seconds(self) -> dict[str, float]: ...
 
-async def serve(replica: Watched, host: str, port: int) -> web.AppRunner:
-    """Start answering."""
+    async def engine_metrics(self) -> str: ...
+
+
+async def serve(replica: Watched, config: ServingConfig, host: str) -> list[web.AppRunner]:
+    """Start answering; the metrics have a port of their own, so that who scrapes them need not reach the report."""
+    return [
+        await _start(_status(replica), host, config.status_port),
+        await _start(_metrics(replica, config), host, config.metrics_port),
+    ]
+
+
+async def _start(app: web.Application, host: str, port: int) -> web.AppRunner:
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, host, port).start()
+    return runner
+
+
+def _metrics(replica: Watched, config: ServingConfig) -> web.Application:
+    async def answer(_: web.Request) -> web.Response:
+        engine: str | None = None
+        with contextlib.suppress(EngineRefused):  # it says so itself, see ENGINE_SCRAPED
+            engine = await replica.engine_metrics()
+        found = metrics.collect(config.service, replica.report(), replica.ready, replica.stage_seconds, engine)
+        return web.Response(body=exposition(found), headers={"Content-Type": CONTENT_TYPE})
+
+    app = web.Application()
+    app.router.add_get("/metrics", answer)
+    return app
+
+
+def _status(replica: Watched) -> web.Application:
 
     async def report(_: web.Request) -> web.Response:
         return web.Response(text=replica.report().to_json(), content_type="application/json")
@@ -43,7 +80,4 @@ async def serve(replica: Watched, host: str, port: int) -> web.AppRunner:
     app.router.add_get("/started", probe(lambda: replica.started))  # type: ignore[arg-type]
     app.router.add_get("/ready", probe(lambda: replica.ready))  # type: ignore[arg-type]
     app.router.add_get("/alive", probe(lambda: replica.alive))  # type: ignore[arg-type]
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, host, port).start()
-    return runner
+    return app

@@ -3,6 +3,9 @@
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+METRICS_PORT = 9464
+"""Port of /metrics in every pod of a job or service, named `metrics`."""
+
 
 class WireModel(BaseModel):
     """A message or stored document.

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from trireme.protocol.base import WireModel
+from trireme.protocol.base import METRICS_PORT, WireModel
 from trireme.protocol.job import StoreConfig
 from trireme.protocol.messages import PROTOCOL_VERSION
 
@@ -68,6 +68,7 @@ class ServingConfig(WireModel):
     extra_arguments: list[str] = Field(default_factory=list)
     port: int
     status_port: int = STATUS_PORT
+    metrics_port: int = METRICS_PORT
     start_deadline_seconds: int
     drain_seconds: int
 

@@ -1,18 +1,23 @@
 """Write the CustomResourceDefinitions of all kinds: `python -m trireme.resources.crdgen --out crds/`."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from trireme.checkpoints import digest_bytes
 from trireme.resources.common import MAX_JOB_NAME_LENGTH
 from trireme.resources.kinds import GROUP, VERSION, KindInfo, all_kinds
 from trireme.resources.schema import Schema, SchemaError, structural_schema
 
 MAX_CRD_BYTES = 200 * 1024
 """`kubectl apply` keeps the whole manifest in an annotation, and annotations end at 256 KiB."""
+
+SCHEMA_DIGEST = f"{GROUP}/schema-digest"
+"""Annotation by which an operator tells whether the CRD that a cluster serves is that of its own version."""
 
 NAME_RULES = (
     {
@@ -28,40 +33,52 @@ NAME_RULES = (
 
 def crd(info: KindInfo[Any]) -> dict[str, Any]:
     """The CustomResourceDefinition of a kind."""
+    body = _crd_spec(info)
+    digest = digest_bytes(json.dumps(body, sort_keys=True).encode())
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": crd_name(info),
+            "labels": {"app.kubernetes.io/name": "trireme", "app.kubernetes.io/part-of": "trireme"},
+            "annotations": {SCHEMA_DIGEST: digest},
+        },
+        "spec": body,
+    }
+
+
+def crd_name(info: KindInfo[Any]) -> str:
+    """Name of a kind's CustomResourceDefinition."""
+    return f"{info.plural}.{GROUP}"
+
+
+def _crd_spec(info: KindInfo[Any]) -> dict[str, Any]:
     spec = structural_schema(info.spec_model)
     for rule in info.rules:
         _add_rule(_node(spec, rule.path), {"rule": rule.rule, "message": rule.message})
     for path in info.mutable_paths:
         _node(spec, path)
     return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {
-            "name": f"{info.plural}.{GROUP}",
-            "labels": {"app.kubernetes.io/name": "trireme", "app.kubernetes.io/part-of": "trireme"},
+        "group": GROUP,
+        "scope": "Namespaced",
+        "names": {
+            "kind": info.kind,
+            "listKind": f"{info.kind}List",
+            "plural": info.plural,
+            "singular": info.singular,
+            "shortNames": list(info.short_names),
+            "categories": ["all", "trireme"],
         },
-        "spec": {
-            "group": GROUP,
-            "scope": "Namespaced",
-            "names": {
-                "kind": info.kind,
-                "listKind": f"{info.kind}List",
-                "plural": info.plural,
-                "singular": info.singular,
-                "shortNames": list(info.short_names),
-                "categories": ["all", "trireme"],
-            },
-            "versions": [
-                {
-                    "name": VERSION,
-                    "served": True,
-                    "storage": True,
-                    "subresources": {"status": {}, **_scale(info)},
-                    "additionalPrinterColumns": [_column(info, i) for i in range(len(info.print_columns))],
-                    "schema": {"openAPIV3Schema": _root(info, spec)},
-                }
-            ],
-        },
+        "versions": [
+            {
+                "name": VERSION,
+                "served": True,
+                "storage": True,
+                "subresources": {"status": {}, **_scale(info)},
+                "additionalPrinterColumns": [_column(info, i) for i in range(len(info.print_columns))],
+                "schema": {"openAPIV3Schema": _root(info, spec)},
+            }
+        ],
     }
 
 

@@ -227,6 +227,7 @@ FINETUNE_JOB = JobKind(
         ),
     ),
     make_plan=make_plan,
+    model_name=lambda spec: str(spec.base),
     references=references,
     settle=settle,
 )

@@ -344,6 +344,7 @@ INFERENCE_SERVICE = KindInfo(
             "there are more adapters than adapterLimits.count",
         ),
     ),
+    model_name=lambda spec: str(spec.model.job or spec.model.uri),
     references=references,
     scale=Scale(".spec.replicas", ".status.replicas", ".status.selector"),
 )

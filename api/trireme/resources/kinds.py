@@ -98,6 +98,8 @@ class KindInfo(Generic[SpecT]):
     mutable_paths: tuple[str, ...]
     """Dotted paths, from the spec, of what steers a job that was accepted."""
     rules: tuple[SpecRule, ...]
+    model_name: Callable[[SpecT], str]
+    """What a spec is about, for people: a preset, a job as Kind/name, or a URI."""
     references: Callable[[SpecT], References] = no_references
     """The jobs whose models a spec asks for."""
     scale: Scale | None = None

@@ -416,5 +416,6 @@ PRETRAIN_JOB = JobKind(
         ),
     ),
     make_plan=make_plan,
+    model_name=lambda spec: spec.model.preset or "shape",
     references=references,
 )

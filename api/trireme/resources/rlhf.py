@@ -325,6 +325,7 @@ RLHF_JOB = JobKind(
         ),
     ),
     make_plan=make_plan,
+    model_name=lambda spec: str(spec.policy),
     references=references,
     config_map_files=config_map_files,
     settle=settle,

@@ -280,6 +280,9 @@ class RestartRecord(StatusModel):
     run_at: datetime | None = Field(default=None, description="When the resume point was recorded and ranks started.")
     first_step_at: datetime | None = Field(default=None, description="When the new attempt completed a step.")
     caught_up_at: datetime | None = Field(default=None, description="When it passed the last step before the fault.")
+    lost_before: float | None = Field(
+        default=None, ge=0, description="Seconds that the job had lost, see time.lost, when the fault was recorded."
+    )
 
 
 class CauseCount(StatusModel):
@@ -337,6 +340,22 @@ class CategorySeconds(StatusModel):
         """Sum of all categories, in seconds."""
         return float(sum(self.model_dump().values()))
 
+    def lost(self) -> float:
+        """Seconds in which a job that nobody suspended neither trained anything new nor saved it."""
+        return self.queued + self.scheduling + self.startup + self.restore + self.recompute + self.down
+
+    def goodput_ratio(self) -> float:
+        """Share of these seconds, suspensions left out, that was productive; 0 where there are none."""
+        wanted = self.total() - self.suspended
+        return self.productive / wanted if wanted > 0 else 0.0
+
+
+class CauseSeconds(StatusModel):
+    """Seconds lost to the faults of one cause."""
+
+    cause: str = Field(description="Cause, for example NodeLost.")
+    seconds: float = Field(ge=0, description="Seconds lost.")
+
 
 class TimeStatus(StatusModel):
     """Where the seconds went: the sum of `seconds` plus the open interval is now - creation."""
@@ -345,6 +364,13 @@ class TimeStatus(StatusModel):
     open: OpenInterval | None = Field(default=None, description="Current interval; absent once the job has ended.")
     attempt_seconds: CategorySeconds = Field(
         default_factory=CategorySeconds, description="Of these, what the agents reported for the current attempt."
+    )
+    lost: list[CauseSeconds] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Of these, by the cause of the fault, those in queued, scheduling, startup, restore, recompute and "
+        "down from a fault until the job was past the last step before it, or had the next fault.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["cause"]},
     )
 
 

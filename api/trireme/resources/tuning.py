@@ -33,6 +33,9 @@ class ModelSource(Strict):
             raise ValueError("exactly one of job and uri must be set")
         return self
 
+    def __str__(self) -> str:
+        return str(self.job or self.uri)
+
 
 class Lora(Strict):
     """Low-rank adapters beside matrices: W + (alpha / rank) B A (Hu et al. 2021)."""

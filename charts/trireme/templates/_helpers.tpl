@@ -84,6 +84,9 @@ true
 {{- define "trireme.args" -}}
 {{- $operator := .Values.operator -}}
 - --namespaces={{ join "," .Values.watchNamespaces }}
+{{ if not (include "trireme.seesNodes" .) -}}
+- --may-lack-nodes=true
+{{ end -}}
 - --trainer-image={{ include "trireme.image" (list . .Values.trainer.image) }}
 - --serving-image={{ include "trireme.image" (list . .Values.serving.image) }}
 - --image-pull-secrets={{ join "," .Values.global.imagePullSecrets }}

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.config.incluster_config import InClusterConfigLoader
 
 from trireme.loopback import is_loopback
-from trireme_operator import metrics
+from trireme_operator.metrics import INSTRUMENTS
 
 FIELD_MANAGER = "trireme-operator"
 APPLY_PATCH = "application/apply-patch+yaml"
@@ -78,6 +79,8 @@ class Api:
     def __init__(self, configuration: Configuration, timeout_seconds: float = 10.0) -> None:
         self._client = ApiClient(configuration)
         self._timeout = timeout_seconds
+        self.on_forbidden: Callable[[], None] = lambda: None
+        """Called after each answer 403."""
 
     async def close(self) -> None:
         await self._client.close()
@@ -112,8 +115,10 @@ class Api:
             # A connection that breaks off, or half an answer: what a server says that is being restarted.
             raise ApiError(0, type(error).__name__, str(error)) from error
         finally:
-            metrics.API_CALLS.labels(method, _resource(path), str(code)).inc()
-            metrics.API_SECONDS.labels(method).observe(time.monotonic() - began)
+            INSTRUMENTS.api_requests.labels(method, _resource(path), str(code)).inc()
+            INSTRUMENTS.api_seconds.labels(method).observe(time.monotonic() - began)
+        if code == 403:
+            self.on_forbidden()
         if not 200 <= code <= 299:
             raise _error(code, data)
         return answer

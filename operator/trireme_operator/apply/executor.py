@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from trireme.resources import GROUP, VERSION
 from trireme.resources.status import JobStatus
-from trireme_operator import build, metrics
+from trireme_operator import build
 from trireme_operator.apply.api import Api, ApiError, JsonObject, path_of
 from trireme_operator.apply.events import EventRecorder
 from trireme_operator.build.names import controlled_by
@@ -26,6 +26,7 @@ from trireme_operator.decide import (
     refuse,
     situation,
 )
+from trireme_operator.metrics import INSTRUMENTS
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ class Executor:
         if any(isinstance(action, CreatePod) for action in actions):
             self._obstacles.pop(observed.job.uid, None)
         for action in actions:
-            metrics.ACTIONS.labels(type(action).__name__).inc()
+            INSTRUMENTS.actions.labels(type(action).__name__).inc()
 
     async def _confirm(self, observed: Observed, kind: Kind) -> None:
         """Before anything is destroyed: is the job still the one, and in the state, that was decided upon?"""

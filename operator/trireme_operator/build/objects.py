@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from trireme.protocol import JobConfig, JobIdentity, ModelRef, StoreConfig
+from trireme.protocol.base import METRICS_PORT
 from trireme.resources.common import TrainingJobSpec
 from trireme.resources.status import InputStatus, Resolved
-from trireme_operator.build.names import AGENT_PORT, METRICS_PORT, Names
+from trireme_operator.build.names import AGENT_PORT, Names
 
 
 def agent_token(key: bytes, job_uid: str) -> str:

@@ -4,11 +4,13 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+from trireme.metrics import SCRAPE_ANNOTATIONS
+from trireme.protocol.base import METRICS_PORT
 from trireme.resources import job_kind_named
 from trireme.resources.common import FILES_PATH, TrainingJobSpec
 from trireme.resources.status import Resolved
 from trireme_operator.build import parts
-from trireme_operator.build.names import AGENT_PORT, CONTAINER, LABEL_SLOT, METRICS_PORT, TOKEN_ENV, Names
+from trireme_operator.build.names import AGENT_PORT, CONTAINER, LABEL_SLOT, TOKEN_ENV, Names
 from trireme_operator.decide.capacity import pod_resources
 
 HOSTNAME_LABEL = "kubernetes.io/hostname"
@@ -22,7 +24,7 @@ def pod(
     Its agent asks for the token under `key`.
     """
     workers = spec.workers
-    metadata = names.metadata(names.pod(slot), annotations=dict(workers.annotations))
+    metadata = names.metadata(names.pod(slot), annotations={**SCRAPE_ANNOTATIONS, **workers.annotations})
     metadata["labels"] = {**workers.labels, **names.labels(), LABEL_SLOT: str(slot)}
     drain = spec.fault_tolerance.timeouts.drain_seconds
     grace = workers.termination_grace_period_seconds

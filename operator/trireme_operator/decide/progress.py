@@ -35,9 +35,12 @@ def absorb(s: Situation, status: JobStatus) -> JobStatus:
             "time": timekeeping.take_reported(status.time, s.now, report.seconds_by_category),
         }
     )
-    return status.model_copy(
-        update={"restarts": _timeline(s, status.restarts, status.gang, status.progress, report.attempt)}
-    )
+    restarts = _timeline(s, status.restarts, status.gang, status.progress, report.attempt)
+    record, time = timekeeping.unrecovered(status), status.time
+    status = status.model_copy(update={"restarts": restarts})
+    if record is not None and timekeeping.unrecovered(status) is None:
+        time = timekeeping.attribute(time, record, s.now)
+    return status.model_copy(update={"time": time})
 
 
 def _progress(s: Situation, report: Report, old: ProgressStatus | None) -> ProgressStatus | None:

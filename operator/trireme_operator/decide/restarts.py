@@ -65,7 +65,10 @@ def raise_attempt(
     events = [retelling.attempt_raised(gang.attempt + 1, cause.value, message)]
     if cause == Cause.NODE_LOST:
         events.insert(0, JobEvent("Warning", "NodeLost", message))
-    return status.model_copy(update={"gang": raised, "time": timekeeping.new_attempt(status.time)}), tuple(events)
+    time = timekeeping.new_attempt(status.time)
+    if (record := timekeeping.unrecovered(s.status)) is not None:
+        time = timekeeping.attribute(time, record, s.now)
+    return status.model_copy(update={"gang": raised, "time": time}), tuple(events)
 
 
 def fail(
@@ -209,6 +212,7 @@ def charge(s: Situation, fault: Fault) -> RestartsStatus:
         step=progress.step if progress else 0,
         last_contact_at=to_time(fault.began),
         raised_at=to_time(s.now),
+        lost_before=timekeeping.up_to(s.status.time, s.now).lost(),
     )
     fault_count = 0 if fault.budget is None else 1
     update: dict[str, object] = {

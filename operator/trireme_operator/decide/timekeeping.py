@@ -8,7 +8,15 @@ the ranks were lost).
 
 from collections.abc import Mapping
 
-from trireme.resources.status import Category, CategorySeconds, OpenInterval, TimeStatus
+from trireme.resources.status import (
+    Category,
+    CategorySeconds,
+    CauseSeconds,
+    JobStatus,
+    OpenInterval,
+    RestartRecord,
+    TimeStatus,
+)
 from trireme_operator.decide.model import to_time
 
 _FIELD = {
@@ -59,7 +67,7 @@ def take_reported(time: TimeStatus, now: float, reported: Mapping[str, float]) -
     for category, amount in fresh.items():
         seconds, attempt = add(seconds, category, amount * scale), add(attempt, category, amount * scale)
     moved = OpenInterval(category=time.open.category, since=to_time(since + wanted * scale))
-    return TimeStatus(seconds=seconds, open=moved, attempt_seconds=attempt)
+    return time.model_copy(update={"seconds": seconds, "open": moved, "attempt_seconds": attempt})
 
 
 def switch(time: TimeStatus, now: float, category: Category, *, keep_open: bool = False) -> TimeStatus:
@@ -104,3 +112,31 @@ def finished(time: TimeStatus, now: float) -> TimeStatus:
 def new_attempt(time: TimeStatus) -> TimeStatus:
     """Forget what the agents of the attempt before had reported."""
     return time.model_copy(update={"attempt_seconds": CategorySeconds()})
+
+
+def up_to(time: TimeStatus, now: float) -> CategorySeconds:
+    """Seconds by category with the open interval as part of its own, which is final unless ranks run."""
+    if time.open is None:
+        return time.seconds
+    return add(time.seconds, time.open.category, now - time.open.since.timestamp())
+
+
+def unrecovered(status: JobStatus) -> RestartRecord | None:
+    """The fault that led to the current attempt, while that has not passed the last step before it."""
+    history = status.restarts.history
+    if not history or history[-1].caught_up_at is not None or history[-1].attempt + 1 != status.gang.attempt:
+        return None
+    return history[-1]
+
+
+def attribute(time: TimeStatus, record: RestartRecord, now: float) -> TimeStatus:
+    """The account with what was lost since a fault, now that this is over, under the fault's cause."""
+    lost = {entry.cause: entry.seconds for entry in time.lost}
+    lost[record.cause] = lost.get(record.cause, 0.0) + lost_since(time, record, now)
+    entries = [CauseSeconds(cause=cause, seconds=seconds) for cause, seconds in sorted(lost.items())]
+    return time.model_copy(update={"lost": entries})
+
+
+def lost_since(time: TimeStatus, record: RestartRecord, now: float) -> float:
+    """Seconds lost since a fault was recorded; 0 where an older version did not note what was lost before."""
+    return 0.0 if record.lost_before is None else max(0.0, up_to(time, now).lost() - record.lost_before)

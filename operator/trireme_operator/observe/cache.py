@@ -35,6 +35,13 @@ class Cache:
         self._index: dict[str, set[Key]] = {}
         self._tombstones: dict[str, int | None] = {}  # UID -> version at deletion
         self.synced = False
+        self.refused = False
+        """Whether the API server forbids to list: what was known stays, and there may be more."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything was listed once that may be."""
+        return self.synced or self.refused
 
     def __iter__(self) -> Iterator[JsonObject]:
         return iter(list(self._objects.values()))
@@ -86,11 +93,12 @@ class Cache:
             uid = raw["metadata"].get("uid", "")
             if uid in began_with and uid not in listed:
                 self._drop(key)
-        self.synced = True
+        self.synced, self.refused = True, False
 
-    def uids(self) -> set[str]:
-        """UIDs of all objects."""
-        return {raw["metadata"].get("uid", "") for raw in self._objects.values()}
+    def uids(self, namespace: str | None = None) -> set[str]:
+        """UIDs of all objects, or of those in a namespace."""
+        found = (raw for key, raw in self._objects.items() if namespace in (None, key[0]))
+        return {raw["metadata"].get("uid", "") for raw in found}
 
     def _value(self, raw: JsonObject) -> str | None:
         labels = raw["metadata"].get("labels") or {}

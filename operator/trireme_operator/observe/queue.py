@@ -6,8 +6,6 @@ import heapq
 import time
 from dataclasses import dataclass
 
-from trireme_operator import metrics
-
 
 @dataclass(frozen=True, order=True)
 class JobKey:
@@ -47,7 +45,6 @@ class WorkQueue:
             return
         self._due[key] = due
         heapq.heappush(self._heap, (due, key))
-        metrics.QUEUE_DEPTH.set(len(self._due))
         self._wake.set()
 
     async def get(self) -> JobKey:
@@ -60,7 +57,6 @@ class WorkQueue:
                 _, key = heapq.heappop(self._heap)
                 del self._due[key]
                 self._busy.add(key)
-                metrics.QUEUE_DEPTH.set(len(self._due))
                 if self._heap:
                     self._wake.set()  # another worker may take the next one
                 return key
@@ -77,6 +73,12 @@ class WorkQueue:
             due = again.pop(key, None)
             if due is not None:
                 self.add(key, max(0.0, due - time.monotonic()), routine=routine)
+
+    def waiting(self) -> tuple[int, float]:
+        """(keys that are due and wait for a worker, seconds for which the first of them has waited)."""
+        now = time.monotonic()
+        waits = [now - due for due in self._due.values() if due <= now]
+        return len(waits), max(waits, default=0.0)
 
     def hold_back(self, key: JobKey, seconds: float) -> None:
         """After a failure: nothing routine has the key handled earlier than this."""

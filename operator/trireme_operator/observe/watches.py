@@ -14,16 +14,71 @@ from kubernetes.aio.config.config_exception import ConfigException
 
 from trireme.resources import GROUP, VERSION
 from trireme_operator.apply.api import pod_configuration
+from trireme_operator.metrics import INSTRUMENTS
 from trireme_operator.observe.cache import Cache, JsonObject
 
 log = logging.getLogger(__name__)
 
 EXIT_SECONDS = 5.0
+RESTART_SECONDS = 5.0
 
 OnEvent = Callable[[str | None, JsonObject], None]
+Resource = tuple[str, str, str]
+"""Group, version and plural."""
 
 
-def registry(handlers: dict[tuple[str, str, str], OnEvent], account: Path) -> kopf.OperatorRegistry:
+class Watching:
+    """Keeps watches open. Kopf ends all of them when one is refused for long: the others are opened again without it.
+
+    What may not be watched is still listed by every resync, where that is allowed.
+    """
+
+    def __init__(
+        self,
+        handlers: Callable[[], dict[Resource, OnEvent]],
+        may_watch: Callable[[Resource], bool],
+        namespaces: tuple[str, ...],
+        kubeconfig: str | None,
+        account: Path,
+    ) -> None:
+        """`handlers` and `may_watch` are asked whenever watches are opened."""
+        self._handlers, self._may_watch = handlers, may_watch
+        self._namespaces, self._kubeconfig, self._account = namespaces, kubeconfig, account
+        self._changed = asyncio.Event()
+
+    def permissions_changed(self) -> None:
+        """Open all watches anew where that makes a difference."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Watch for ever."""
+        tried = self._handlers()  # all, so that a refusal is seen and not assumed
+        while True:
+            self._changed.clear()
+            async with asyncio.TaskGroup() as group:
+                watching = group.create_task(self._until_ended(tried))
+                while not watching.done():
+                    change = asyncio.create_task(self._changed.wait())
+                    await asyncio.wait({watching, change}, return_when=asyncio.FIRST_COMPLETED)
+                    change.cancel()
+                    self._changed.clear()
+                    if self._permitted().keys() - tried.keys():
+                        watching.cancel()
+                        break
+            tried = self._permitted()
+
+    def _permitted(self) -> dict[Resource, OnEvent]:
+        return {resource: handler for resource, handler in self._handlers().items() if self._may_watch(resource)}
+
+    async def _until_ended(self, handlers: dict[Resource, OnEvent]) -> None:
+        try:
+            await watch(handlers, self._namespaces, self._kubeconfig, self._account)
+        except RuntimeError as error:
+            log.warning("%s; they are opened again", error)
+            await asyncio.sleep(RESTART_SECONDS)
+
+
+def registry(handlers: dict[Resource, OnEvent], account: Path) -> kopf.OperatorRegistry:
     """A registry with one on.event handler for each (group, version, plural)."""
     found = kopf.OperatorRegistry()
 
@@ -72,7 +127,7 @@ def settings() -> kopf.OperatorSettings:
 
 
 async def watch(
-    handlers: dict[tuple[str, str, str], OnEvent], namespaces: tuple[str, ...], kubeconfig: str | None, account: Path
+    handlers: dict[Resource, OnEvent], namespaces: tuple[str, ...], kubeconfig: str | None, account: Path
 ) -> None:
     """Feed the handlers, in the caller's loop, until cancelled. Raises RuntimeError when Kopf ends by itself.
 
@@ -81,13 +136,16 @@ async def watch(
     """
     loop, stop = asyncio.get_running_loop(), threading.Event()
 
-    def forward(handler: OnEvent) -> OnEvent:
+    def forward(plural: str, handler: OnEvent) -> OnEvent:
+        seen = INSTRUMENTS.last_watch_event.labels(plural)
+
         def call(event: str | None, raw: JsonObject) -> None:
+            seen.set_to_current_time()
             loop.call_soon_threadsafe(handler, event, raw)
 
         return call
 
-    threaded = {resource: forward(handler) for resource, handler in handlers.items()}
+    threaded = {resource: forward(resource[2], handler) for resource, handler in handlers.items()}
     ended: asyncio.Future[None] = loop.create_future()
 
     def over() -> None:
@@ -114,7 +172,7 @@ async def watch(
 
 
 async def _operate(
-    handlers: dict[tuple[str, str, str], OnEvent],
+    handlers: dict[Resource, OnEvent],
     namespaces: tuple[str, ...],
     kubeconfig: str | None,
     account: Path,
@@ -135,7 +193,7 @@ async def _operate(
     )
 
 
-def job_resource(plural: str) -> tuple[str, str, str]:
+def job_resource(plural: str) -> Resource:
     """Group, version and plural of a kind of ours."""
     return GROUP, VERSION, plural
 

@@ -14,6 +14,7 @@ from trireme_operator.decide import (
     Contact,
     JobView,
     Kind,
+    NodeView,
     Observed,
     Obstacle,
     PodView,
@@ -57,9 +58,9 @@ class World:
 
     @property
     def synced(self) -> bool:
-        """Whether everything was listed once."""
-        caches = [*self.jobs.values(), self.pods, *([self.nodes] if self.nodes is not None else [])]
-        return all(cache.synced for cache in caches)
+        """Whether everything was listed once; of a kind of job that may not be listed, none is looked after."""
+        needed = [self.pods, *([self.nodes] if self.nodes is not None else [])]
+        return all(cache.synced for cache in needed) and all(cache.settled for cache in self.jobs.values())
 
     def begin_leading(self) -> None:
         """Silence of agents counts from now on: before, nobody asked them."""
@@ -108,7 +109,7 @@ class World:
         job = self.job(key)
         if job is None:
             return None
-        nodes = None if self.nodes is None else self._usage.views(self.nodes)
+        nodes = self.node_views()
         waits = job.status.gang.phase in (GangPhase.WAITING, GangPhase.FORMING, GangPhase.FENCING)
         return Observed(
             now=self._clock(),
@@ -121,6 +122,14 @@ class World:
             obstacle=self.obstacles.get(job.uid),
             policy=self.policy,
         )
+
+    def node_views(self) -> tuple[NodeView, ...] | None:
+        """All nodes with what is free on them; None where nodes cannot be seen."""
+        return None if self.nodes is None else self._usage.views(self.nodes)
+
+    def accepted_spec(self, job: JobView) -> TrainingJobSpec | None:
+        """The spec as it was accepted; None before, and when it is not valid any more."""
+        return self._accepted_spec(job.kind, job)
 
     def _claims(self, me: str) -> tuple[Claim, ...]:
         """Capacity that other jobs are about to take."""

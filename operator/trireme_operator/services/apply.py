@@ -7,12 +7,12 @@ from typing import Any
 
 from trireme.checkpoints import digest_bytes
 from trireme.resources import GROUP, INFERENCE_SERVICE, VERSION
-from trireme_operator import metrics
 from trireme_operator.apply.api import Api, ApiError, JsonObject, path_of
 from trireme_operator.apply.events import EventRecorder
 from trireme_operator.apply.executor import NAME_TAKEN, NotLeading, Stale, refused_by_validation
 from trireme_operator.build.names import controlled_by
 from trireme_operator.decide.model import JobEvent, Obstacle
+from trireme_operator.metrics import INSTRUMENTS
 from trireme_operator.services import build
 from trireme_operator.services.decide import admit, refused_by_server
 from trireme_operator.services.model import (
@@ -71,7 +71,7 @@ class ServiceExecutor:
                     raise Stale(f"{type(action).__name__} of {observed.service.name}: {error}") from error
                 await self._note_obstacle(observed, action, error)
                 raise
-            metrics.ACTIONS.labels(type(action).__name__).inc()
+            INSTRUMENTS.actions.labels(type(action).__name__).inc()
         if decision.actions:
             self._obstacles.pop(observed.service.uid, None)
         for event in decision.events:

@@ -4,7 +4,9 @@ import copy
 import math
 from typing import Any
 
+from trireme.metrics import SCRAPE_ANNOTATIONS
 from trireme.protocol import StoreConfig
+from trireme.protocol.base import METRICS_PORT
 from trireme.protocol.serving import (
     STATUS_PORT,
     AdapterList,
@@ -125,7 +127,7 @@ def deployment(service: ServiceView, spec: InferenceSpec, target: TargetStatus) 
             "template": {
                 "metadata": {
                     "labels": {**spec.pods.labels, **names.own_labels(service.name, service.uid), **labels},
-                    "annotations": dict(spec.pods.annotations),
+                    "annotations": {**SCRAPE_ANNOTATIONS, **spec.pods.annotations},
                 },
                 "spec": _pod_spec(service, spec, target),
             },
@@ -193,6 +195,7 @@ def _container(service: ServiceView, spec: InferenceSpec, target: TargetStatus) 
         "ports": [
             {"name": "http", "containerPort": names.SERVING_PORT, "protocol": "TCP"},
             {"name": "status", "containerPort": STATUS_PORT, "protocol": "TCP"},
+            {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
         ],
         "resources": _resources(spec).to_manifest(),
         "securityContext": parts.container_security(pods.container_security_context),

@@ -158,6 +158,11 @@ class ServiceWorld:
         """Whether everything was listed once."""
         return all(cache.synced for cache in (self.services, self.deployments, self.endpoints, self.budgets))
 
+    @property
+    def settled(self) -> bool:
+        """Whether everything was listed once that may be."""
+        return all(cache.settled for cache in (self.services, self.deployments, self.endpoints, self.budgets))
+
     def service_keys(self) -> list[JobKey]:
         """All services."""
         return [JobKey(KIND, raw["metadata"].get("namespace", ""), raw["metadata"]["name"]) for raw in self.services]
@@ -167,6 +172,11 @@ class ServiceWorld:
         name = (raw["metadata"].get("labels") or {}).get(names.LABEL_NAME)
         namespace = raw["metadata"].get("namespace", "")
         return JobKey(KIND, namespace, name) if name and self.services.get(namespace, name) else None
+
+    def service(self, key: JobKey) -> ServiceView | None:
+        """A service as it was last seen. Raises UnreadableStatus."""
+        raw = self.services.get(key.namespace, key.name)
+        return None if raw is None else service_view(raw)
 
     def pods_of(self, uid: str, namespace: str) -> list[ServingPod]:
         """The pods of a service."""

@@ -115,7 +115,7 @@ def test_crds_are_the_generated_ones_and_say_whether_they_stay(rendered: Callabl
         rendered("default").all("CustomResourceDefinition"),
         rendered("everything").all("CustomResourceDefinition"),
     )
-    assert [c["metadata"].pop("annotations") for c in kept] == [{"helm.sh/resource-policy": "keep"}] * len(generated)
+    assert [c["metadata"]["annotations"].pop("helm.sh/resource-policy") for c in kept] == ["keep"] * len(generated)
     wanted = {c["metadata"]["name"]: c for c in map(yaml.safe_load, generated.values())}
     assert {c["metadata"]["name"]: c for c in kept} == wanted
     assert {c["metadata"]["name"]: c for c in dropped} == wanted
@@ -258,6 +258,8 @@ def test_the_operator_understands_all_its_flags(scenario: Rendering) -> None:
     assert config.http_port == port["containerPort"]
     assert config.lease_namespace == NAMESPACE
     assert config.in_cluster
+    rules = [rule for role in scenario.all("ClusterRole") for rule in role["rules"]]
+    assert config.may_lack_nodes == (not any("nodes" in rule["resources"] for rule in rules))
     mount = next(m for m in scenario.container["volumeMounts"] if m["name"] == "key")
     volume = next(v for v in pod["volumes"] if v["name"] == "key")
     assert str(config.key_file) == f"{mount['mountPath']}/{volume['secret']['items'][0]['path']}"
@@ -301,7 +303,7 @@ def test_selectors_and_ports_find_the_pods_that_they_are_for(scenario: Rendering
     for budget in scenario.all("PodDisruptionBudget"):
         assert budget["spec"]["selector"]["matchLabels"].items() <= labels
     assert scenario.one("Deployment")["spec"]["selector"]["matchLabels"].items() <= labels
-    workloads = {"trainer": {"agent", "metrics"}, "serving": {"http", "status"}}
+    workloads = {"trainer": {"agent", "metrics"}, "serving": {"http", "status", "metrics"}}
     for found in [*scenario.all("PodMonitor"), *scenario.all("NetworkPolicy")]:
         spec = found["spec"]
         wanted = (spec.get("selector") or spec.get("podSelector"))["matchLabels"]

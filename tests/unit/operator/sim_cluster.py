@@ -88,7 +88,7 @@ class Cluster:
             "spec": {},
             "status": {
                 "conditions": [{"type": "Ready", "status": "True" if node.ready else "Unknown"}],
-                "allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10"},
+                "allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10", "trireme.dev/cpu-rank": "4"},
             },
         }
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from gang_machine import SPEC
 
+from trireme.metrics import SCRAPE_ANNOTATIONS
 from trireme.protocol import JobConfig
 from trireme.resources import job_kind_named
 from trireme.resources.common import FILES_PATH, MAX_JOB_NAME_LENGTH, RESERVED_MOUNT_PATHS
@@ -104,7 +105,7 @@ def test_the_spec_passes_through() -> None:
     spec = made["spec"]
     (container,) = spec["containers"]
     assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "q"
-    assert made["metadata"]["annotations"] == {"note": "x"}
+    assert made["metadata"]["annotations"] == {**SCRAPE_ANNOTATIONS, "note": "x"}
     assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
     assert (spec["serviceAccountName"], spec["priorityClassName"], spec["schedulerName"]) == (
         "trainer",

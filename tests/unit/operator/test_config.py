@@ -35,3 +35,18 @@ def test_a_key_file_has_the_new_key_first_and_older_ones_below(tmp_path: Path) -
     file.write_bytes(b"\n")
     with pytest.raises(ValueError, match="at least 32"):
         parsed(file).read_keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "wanted"),
+    [
+        ([], {}, False),
+        (["--may-lack-nodes"], {}, True),
+        (["--may-lack-nodes=false"], {"TRIREME_OPERATOR_MAY_LACK_NODES": "true"}, False),
+        ([], {"TRIREME_OPERATOR_MAY_LACK_NODES": "true"}, True),
+    ],
+)
+def test_an_operator_is_told_that_it_may_lack_nodes(
+    arguments: list[str], environ: dict[str, str], wanted: bool
+) -> None:
+    assert OperatorConfig.parse(arguments, environ=environ).may_lack_nodes is wanted

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from trireme.protocol.base import METRICS_PORT
 from trireme.protocol.serving import STATUS_PORT
 from trireme_operator.build import parts
-from trireme_operator.build.names import AGENT_PORT, METRICS_PORT
+from trireme_operator.build.names import AGENT_PORT
 from trireme_operator.config import OperatorConfig
 from trireme_operator.services.names import SERVING_PORT
 
@@ -25,7 +26,7 @@ WORKFLOW = ROOT / ".github" / "workflows" / "release.yml"
 PROGRAMS = {
     "operator": (["python", "-m", "trireme_operator"], {OperatorConfig.parse([], environ={}).http_port}),
     "trainer": (["python", "-m", "trireme_trainer.agent"], {AGENT_PORT, METRICS_PORT}),
-    "serving": (["python", "-m", "trireme_serving"], {SERVING_PORT, STATUS_PORT}),
+    "serving": (["python", "-m", "trireme_serving"], {SERVING_PORT, STATUS_PORT, METRICS_PORT}),
 }
 
 

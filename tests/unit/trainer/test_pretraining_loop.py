@@ -37,6 +37,7 @@ from trireme_trainer.engines.interface import (
     TokenBatch,
 )
 from trireme_trainer.metrics.memory import peak_memory_bytes
+from trireme_trainer.metrics.parts import PartClock
 from trireme_trainer.metrics.throughput import Peak, Throughput, device_peak
 from trireme_trainer.pretrain.config import PretrainConfig
 from trireme_trainer.pretrain.loop import Pretraining
@@ -65,6 +66,7 @@ class CountingEngine:
         self, config: EngineConfig, clock: Clock, nan_at: int | None = None, full_at: int | None = None
     ) -> None:
         self.config = config
+        self.parts = PartClock("cpu")
         self.clock = clock
         self.weight = 1
         self._step = 0

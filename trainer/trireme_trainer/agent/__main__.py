@@ -12,12 +12,12 @@ from aiohttp import web
 from trireme_trainer.agent.core import Agent
 from trireme_trainer.agent.environment import AgentEnvironment
 from trireme_trainer.agent.server import make_app
-from trireme_trainer.metrics.prometheus import TrainingMetrics
+from trireme_trainer.metrics.pod import PodMetrics
 
 
 async def serve(environment: AgentEnvironment) -> int:
     """Run one agent to its end; its exit code."""
-    metrics = TrainingMetrics(environment.config.job)
+    metrics = PodMetrics(environment.config.job, environment.slot)
     metrics.serve(environment.pod_ip, environment.metrics_port)
     agent = Agent(environment, metrics)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, agent.terminate)

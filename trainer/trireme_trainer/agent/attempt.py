@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from trireme.protocol import AgentState, Failure, FailureKind, ModelRef, Progress, Target
+from trireme.protocol import AgentState, Failure, FailureKind, ModelRef, Progress, Section, Target
 from trireme.protocol.messages import DRAINED_EXIT_CODE
 from trireme_storage.store import ObjectStore
 from trireme_trainer.agent.accounting import CategoryClock, category_of
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from trireme_trainer.agent.environment import AgentEnvironment
     from trireme_trainer.agent.fence import Fence
     from trireme_trainer.agent.launcher import Launcher
-    from trireme_trainer.metrics.prometheus import TrainingMetrics
+    from trireme_trainer.metrics.pod import PodMetrics
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
@@ -67,7 +67,7 @@ class Attempt:
         target: Target,
         store: ObjectStore,
         fence: Fence,
-        metrics: TrainingMetrics,
+        metrics: PodMetrics,
         launcher: Launcher,
     ) -> None:
         self.target = target
@@ -86,6 +86,8 @@ class Attempt:
         self._store = store
         self._fence = fence
         self._metrics = metrics
+        self._section: tuple[Section, float] | None = None
+        """Where the first rank is, and since when."""
         self._keys = environment.keys
         self._root = environment.scratch / "attempts" / f"a{target.attempt}"
         self._history, self._samples = StepHistory(target.attempt), SampleHistory(target.attempt)
@@ -112,6 +114,7 @@ class Attempt:
             store,
             send_to_leader=self._leader.send_shards,
             on_change=self._tell_busy,
+            on_failure=metrics.save_failed,
             retention=self._retention,
         )
         self.ranks = RankSet(
@@ -126,6 +129,7 @@ class Attempt:
             self._on_event,
         )
         self._logs = LogUpload(self.ranks, self._history, self._samples, store, self._keys)
+        metrics.attempt(resumes=target.resume_from is not None)
         self._task = asyncio.create_task(self._run())
         self._contact = asyncio.create_task(self._contact_loop())
 
@@ -177,15 +181,16 @@ class Attempt:
         match event:
             case SectionEvent(section=section, step=step) if first:
                 self.clock.enter(category_of(section, step, self.target.recompute_until_step), now)
+                if self._section is not None:
+                    self._metrics.section(self._section[0], now - self._section[1])
+                self._section = section, now
             case ProgressEvent(progress=progress):
                 if first:
                     self.progress = progress
                     if self._env.slot == 0 and event.completed_at:
                         self._history.add(progress, event.completed_at)
-                    self._metrics.step(progress)
-                self._metrics.memory(rank.rank, event.peak_memory_bytes)
+                self._metrics.progress(rank.rank, event, first=first)
             case SavedEvent():
-                self._metrics.saved(event)
                 self.committer.saved(rank.rank, event)
             case SaveFailedEvent():
                 self.committer.save_failed(rank.rank, event)

@@ -57,12 +57,15 @@ class Committer:
         send_to_leader: Callable[[SlotShards], Awaitable[None]],
         on_change: Callable[[], None],
         retention: Callable[[], tuple[int, list[tuple[int, int]]]],
+        on_failure: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """`on_change`: `busy` may have changed. `retention`: how many to keep, and which never to delete."""
+        """`on_change`: `busy` may have changed. `retention`: how many to keep, and which never to delete. `on_failure`:
+        a save of this node failed, or a try to bring one in.
+        """
         self._place = place
         self._store = store
         self._send_to_leader = send_to_leader
-        self._on_change = on_change
+        self._on_change, self._on_failure = on_change, on_failure
         self._retention = retention
         self._saves: dict[int, Save] = {}
         self._committed: list[tuple[CheckpointFact, float]] = []
@@ -98,6 +101,7 @@ class Committer:
         if event.directory:
             save.directories.add(event.directory)
         self._give_up(event.step)
+        self._on_failure(event.reason)
         self._fail(event.reason, f"checkpoint of step {event.step}: rank {rank}: {event.message}")
         self._tell_given_up(event.step, problem_reason=event.reason, problem_message=event.message)
 
@@ -271,6 +275,7 @@ class Committer:
             names = ", ".join(map(str, missing))
             waited = f"no files of slot {names} {MISSING_SLOT_SECONDS:.0f} s after those of slot 0"
             save.stuck.update(missing)
+            self._on_failure("SlotMissing")
             self._fail("SlotMissing", f"checkpoint of step {save.step}: {waited}")
 
     async def _note_failure(self, save: Save, error: Exception) -> None:
@@ -286,6 +291,7 @@ class Committer:
                 reason = "SaveFailed"
         moving, save.counted = len(save.uploaded) > save.counted, len(save.uploaded)
         save.tried(self._place.slot, failed=not moving)
+        self._on_failure(reason)
         self._fail(reason, f"checkpoint of step {save.step}: {type(error).__name__}: {error}")
         if self._place.slot != 0:
             message = self._message(save.step, problem_reason=reason, problem_message=str(error)[:1024], moving=moving)

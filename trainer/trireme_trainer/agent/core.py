@@ -18,7 +18,7 @@ from trireme_trainer.agent.launcher import Launcher
 from trireme_trainer.agent.messages import PeerState, SlotShards
 from trireme_trainer.agent.preparation import Preparation
 from trireme_trainer.agent.programs import find_program
-from trireme_trainer.metrics.prometheus import TrainingMetrics
+from trireme_trainer.metrics.pod import PodMetrics
 
 log = logging.getLogger(__name__)
 SELF_DRAIN_SECONDS = 8.0
@@ -34,11 +34,12 @@ class StaleTarget(Exception):
 class Agent:
     """State of one agent."""
 
-    def __init__(self, environment: AgentEnvironment, metrics: TrainingMetrics) -> None:
+    def __init__(self, environment: AgentEnvironment, metrics: PodMetrics) -> None:
         self.target: Target | None = None
         self.exit_code: int | None = None
         self._env = environment
         self._metrics = metrics
+        metrics.ranks_alive(lambda: attempt.ranks.alive if (attempt := self._attempt) is not None else 0)
         self._store: ObjectStore | None = None
         self._program = find_program(environment.config.program)
         self._launcher = Launcher(environment.config.program, environment.threads_per_rank)

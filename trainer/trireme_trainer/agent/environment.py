@@ -9,8 +9,7 @@ from pathlib import Path
 
 from trireme.checkpoints import JobKeys
 from trireme.protocol import JobConfig
-
-METRICS_PORT = 9464
+from trireme.protocol.base import METRICS_PORT
 
 
 @dataclass(frozen=True)

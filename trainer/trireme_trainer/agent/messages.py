@@ -34,6 +34,13 @@ class ProgressEvent(WireModel):
     progress: Progress
     completed_at: float = Field(default=0.0, description="Unix time at which the step was complete; 0 when none was.")
     peak_memory_bytes: int = 0
+    part_seconds: dict[str, float] = Field(
+        default_factory=dict, description="Parts of the newest step whose times this rank knows."
+    )
+    busy_seconds: float | None = Field(
+        default=None, description="Of that step, what needed no other data-parallel rank."
+    )
+    skew_seconds: float | None = Field(default=None, description="The same minus the mean of all ranks.")
 
 
 class SavedEvent(WireModel):

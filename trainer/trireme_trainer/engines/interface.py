@@ -15,6 +15,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from trireme_trainer.metrics.parts import PartClock
+
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 
@@ -148,7 +150,7 @@ MAX_VOTE = 3
 
 @dataclass(frozen=True)
 class StepResult:
-    """One optimizer step; identical on every rank."""
+    """One optimizer step; but for `skew_seconds` identical on every rank."""
 
     step: int
     """Steps completed after this one."""
@@ -166,6 +168,8 @@ class StepResult:
     """True when the loss or the gradient norm was not finite."""
     agreed: int = 0
     """Largest vote of any rank."""
+    skew_seconds: float | None = None
+    """By how much longer than the mean of all ranks this one was busy in the newest step whose times were known."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +214,8 @@ class Engine(Protocol):
     """One rank of a training engine. Life: setup, [load_local], train_step..., close."""
 
     config: EngineConfig
+    parts: PartClock
+    """Times the steps; whoever makes them begins and ends each."""
 
     def setup(self) -> None:
         """Join the process group and build model and optimizer; raises EngineConfigError."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trireme_trainer.engines.interface import RankEnvironment
+from trireme_trainer.engines.interface import MAX_VOTE, RankEnvironment
 
 
 class GroupRanks:
@@ -39,12 +39,19 @@ class GroupRanks:
         dist.all_reduce(flags, dist.ReduceOp.MAX)
         return int(flags)
 
+    def agree_and_average(self, flag: int, number: float) -> tuple[int, float]:
+        """Largest flag (0 to MAX_VOTE) given by any rank, and the mean of a number that each has: one collective."""
+        flags = [0.0] * (MAX_VOTE + 1)
+        flags[flag] = 1.0
+        numbers, *counts = self.total(number, *flags)
+        return max(value for value, count in enumerate(counts) if count), numbers / sum(counts)
+
     def total(self, *numbers: float) -> list[float]:
         """Sums over all ranks."""
         sums = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         if not self._alone:
             dist.all_reduce(sums)
-        return [float(number) for number in sums]
+        return list(sums.tolist())  # all at once: each number alone would be waited for
 
     def barrier(self) -> None:
         """Wait for all ranks."""

@@ -32,7 +32,8 @@ from trireme_trainer.hf.models import load_model, peft_config
 from trireme_trainer.hf.patience import BEST, Patience
 from trireme_trainer.hf.ranks import GroupRanks
 from trireme_trainer.hf.state import WEIGHT, StoredTensors, trainable_of, write_state
-from trireme_trainer.hf.steering import StepTrainer, quiet
+from trireme_trainer.hf.steering import StepTrainer, quiet, time_updates
+from trireme_trainer.metrics.parts import PartClock
 from trireme_trainer.metrics.throughput import Peak, Throughput
 from trireme_trainer.rank.errors import NaNLoss, RestoreFailed
 from trireme_trainer.rank.run import Channel, Outcome, Place, Run, Wish
@@ -82,7 +83,9 @@ class HFRun:
         self._counters = Counters()
         self._progress: Progress | None = None
         self._wish = Wish.GO_ON
-        self._step_began = clock()
+        self._step_began: float | None = None
+        self._skew_seconds: float | None = None
+        self.parts = PartClock(config.device)
         self._tokens = 0
         self._peak = peak
         self.patience = self.make_patience()
@@ -215,18 +218,28 @@ class HFRun:
         """The rows that are left to train."""
         return StepSampler(self.data, self._first, self._total)
 
+    def fetching(self) -> None:
+        """The rows of a step are fetched, with which it begins."""
+        if self._step_began is None:
+            self._step_began = self._clock()
+            self.parts.begin()
+
     def begin_step(self, step: int) -> None:
         """Dropout of a step depends on seed, step and rank alone, so that a resumed run draws what the first would."""
         self.channel.enter(Section.STEP, step)
-        self._step_began = self._clock()
+        self.fetching()
         torch.manual_seed((self.config.spec.training.seed * 1_000_003 + step) * 65_537 + self.place.rank)
 
     def end_step(self, step: int) -> Wish:
         """What all ranks do after this step."""
-        self._seconds = self._clock() - self._step_began
+        assert self._step_began is not None
+        self._seconds, self._step_began = self._clock() - self._step_began, None
+        self.parts.end()
         self._tokens = self.step_tokens(step - 1)
         self._counters.tokens += self._tokens
-        self._wish = Wish(self.ranks.agree(self._run.wish(step)))
+        known = self.parts.last
+        wish, mean_busy = self.ranks.agree_and_average(self._run.wish(step), known.busy if known else 0.0)
+        self._wish, self._skew_seconds = Wish(wish), known.busy - mean_busy if known else None
         if step < self._total and step % self.config.spec.training.validation_interval_steps == 0:
             self._evaluate(step)
         return self._wish
@@ -251,7 +264,7 @@ class HFRun:
             step_seconds=self._seconds,
             metrics={**counters.metrics, **self.step_metrics(logs)},
         )
-        self._run.report(self._progress, time.time())
+        self._run.report(self._progress, time.time(), self.parts.last, self._skew_seconds)
         if self.place.rank == 0:
             log.info(
                 "step %d/%d loss %.6f grad_norm %.6f learning_rate %.6g seconds %.3f",
@@ -393,6 +406,7 @@ class HFRun:
 
     def restore(self, state: TrainerState) -> None:
         """Into model, optimizer and schedule, as soon as they are made. Raises RestoreFailed."""
+        time_updates(self.trainer, self.parts)
         if self._stored is None:
             return
         step, trainable = self._first, self._trainable()

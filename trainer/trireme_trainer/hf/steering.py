@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import warnings
-from functools import cache
+from collections.abc import Iterator
+from functools import cache, wraps
 from typing import Any, Protocol
 
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
+from trireme_trainer.metrics.parts import DATA, FORWARD_BACKWARD, OPTIMIZER, PartClock
 from trireme_trainer.rank.run import Wish
 
 
@@ -21,6 +23,9 @@ class Steering(Protocol):
     def updates_per_step(self) -> int: ...
     @property
     def stopped(self) -> bool: ...
+    @property
+    def parts(self) -> PartClock: ...
+    def fetching(self) -> None: ...
     def sampler(self) -> Sampler[int]: ...
     def restore(self, state: TrainerState) -> None: ...
     def begin_step(self, step: int) -> None: ...
@@ -33,8 +38,9 @@ class StepTrainer(Protocol):
     """What a run needs of what makes its steps: one of transformers' trainers, or what behaves as they do.
 
     train() makes a step after another until max_steps, or until end_step() says to drain. It calls the run: restore()
-    once model and optimizer are there, begin_step() and end_step() around each step, report() with the step's `loss`,
-    `grad_norm` and `learning_rate`, and save() where end_step() asked for it.
+    once model and optimizer are there, begin_step() and end_step() around each step, fetching() before the first where
+    rows are fetched earlier, report() with the step's `loss`, `grad_norm` and `learning_rate`, and save() where
+    end_step() asked for it. It times its parts by the run's `parts`.
     """
 
     model: Any
@@ -61,10 +67,50 @@ def steered(library: type[Any]) -> type[Any]:
         def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
             return self._run.sampler()
 
+        def get_batch_samples(self, epoch_iterator: Iterator[Any], *how: Any) -> Any:
+            self._run.fetching()
+            # The items of the rows are counted with the other ranks, which is no part of fetching them.
+            return super().get_batch_samples(_timed_rows(epoch_iterator, self._run.parts), *how)
+
+        def training_step(self, *what: Any, **how: Any) -> Any:
+            with self._run.parts.part(FORWARD_BACKWARD):
+                return super().training_step(*what, **how)
+
+        def compute_loss(self, *what: Any, **how: Any) -> Any:
+            with self._run.parts.part(FORWARD_BACKWARD, busy=True):
+                return super().compute_loss(*what, **how)
+
+        def _clip_grad_norm(self, model: Any) -> Any:
+            with self._run.parts.part(OPTIMIZER):
+                return super()._clip_grad_norm(model)
+
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             self._run.save()
 
     return Steered
+
+
+def _timed_rows(rows: Iterator[Any], parts: PartClock) -> Iterator[Any]:
+    while True:
+        with parts.part(DATA, busy=True):
+            try:
+                found = next(rows)
+            except StopIteration:
+                return
+        yield found
+
+
+def time_updates(trainer: StepTrainer, parts: PartClock) -> None:
+    """Have the optimizer's steps timed; with DeepSpeed its engine makes them, in the middle of the backward pass."""
+    stepper = trainer.model_wrapped if hasattr(trainer.model_wrapped, "step") else trainer.optimizer
+    make_step = stepper.step
+
+    @wraps(make_step)
+    def step(*what: Any, **how: Any) -> Any:
+        with parts.part(OPTIMIZER):
+            return make_step(*what, **how)
+
+    stepper.step = step
 
 
 class Steps(TrainerCallback):  # type: ignore[misc]

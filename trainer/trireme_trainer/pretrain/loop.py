@@ -16,6 +16,7 @@ from trireme_trainer.agent.programs import PRETRAIN_WEIGHTS
 from trireme_trainer.data.dataset import TOKENIZER_DIRECTORY, TokenDataset
 from trireme_trainer.data.order import SampleOrder, samples_digest, share_of
 from trireme_trainer.engines.interface import CheckpointFormatError, Engine, StepResult
+from trireme_trainer.metrics.parts import DATA
 from trireme_trainer.metrics.throughput import Peak, Throughput
 from trireme_trainer.pretrain.config import PretrainConfig
 from trireme_trainer.pretrain.continuity import training_record
@@ -95,9 +96,13 @@ class Pretraining:
         engine, step = self._engine, self._engine.step
         self._channel.enter(Section.STEP, step)
         began = self._clock()
-        samples = self._order.samples(step)
-        mine = share_of(samples, engine.data_parallel_rank, engine.data_parallel_size)
-        result = engine.train_step(self._dataset.train(mine), lambda: self._run.wish(step + 1))
+        engine.parts.begin()
+        with engine.parts.part(DATA, busy=True):
+            samples = self._order.samples(step)
+            mine = share_of(samples, engine.data_parallel_rank, engine.data_parallel_size)
+            batch = self._dataset.train(mine)
+        result = engine.train_step(batch, lambda: self._run.wish(step + 1))
+        engine.parts.end()
         if result.found_nan:
             raise NaNLoss(
                 f"loss {result.loss}, gradient norm {result.grad_norm} at step {step + 1} with learning rate "
@@ -134,7 +139,7 @@ class Pretraining:
             mfu_basis=rates.mfu_basis,
             step_seconds=seconds,
         )
-        self._run.report(self._progress, completed_at)
+        self._run.report(self._progress, completed_at, self._engine.parts.last, result.skew_seconds)
 
     def _report_end(self) -> None:
         """The last step's facts once more, as far as this attempt knows them, with the last validation's loss."""

@@ -26,6 +26,7 @@ from trireme_trainer.agent.messages import (
 from trireme_trainer.disk import is_full
 from trireme_trainer.engines.interface import NonFiniteState
 from trireme_trainer.metrics.memory import peak_memory_bytes
+from trireme_trainer.metrics.parts import StepTiming
 from trireme_trainer.rank.errors import NaNLoss, RestoreFailed
 
 log = logging.getLogger(__name__)
@@ -135,10 +136,24 @@ class Run:
         """Whether steps were made since the last save."""
         return step > (self.saved_step or 0)
 
-    def report(self, progress: Progress, completed_at: float) -> None:
+    def report(
+        self,
+        progress: Progress,
+        completed_at: float,
+        timing: StepTiming | None = None,
+        skew_seconds: float | None = None,
+    ) -> None:
         """Tell the agent the facts of a step; `completed_at` in seconds since the epoch, 0 for none."""
-        peak_bytes = peak_memory_bytes(self._device)
-        self.channel.send(ProgressEvent(progress=progress, completed_at=completed_at, peak_memory_bytes=peak_bytes))
+        self.channel.send(
+            ProgressEvent(
+                progress=progress,
+                completed_at=completed_at,
+                peak_memory_bytes=peak_memory_bytes(self._device),
+                part_seconds=timing.parts if timing is not None else {},
+                busy_seconds=timing.busy if timing is not None else None,
+                skew_seconds=skew_seconds,
+            )
+        )
 
     # -- checkpoints
 

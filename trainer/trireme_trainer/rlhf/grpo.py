@@ -18,6 +18,7 @@ from trireme_trainer.hf.data import StepSampler
 from trireme_trainer.hf.models import load_model
 from trireme_trainer.hf.run import HFRun
 from trireme_trainer.hf.steering import StepTrainer, steered
+from trireme_trainer.metrics.parts import GENERATION, REWARD
 from trireme_trainer.rank.run import Wish
 from trireme_trainer.rlhf.config import RLHFConfig
 from trireme_trainer.rlhf.data import PromptDataset, PromptRows
@@ -66,7 +67,9 @@ class _Trainer(GRPOTrainer):  # type: ignore[misc] # the library has no types
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         self._numbers = [example["row"] for example in inputs]
-        return super()._generate_and_score_completions(inputs)
+        run: HFRun = self._run  # that steers it
+        with run.parts.part(GENERATION):
+            return super()._generate_and_score_completions(inputs)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [self.rows.prompt(number).tokens for number in self._numbers], None, {}
@@ -148,7 +151,8 @@ class AlgorithmRun(HFRun):
     def _score(self, numbers: Sequence[int], drawn: Sequence[Sequence[int]]) -> Scores:
         batch = completions_of(self.data.train, numbers, drawn, self._tokenizer)
         self._step_tokens = sum(map(len, drawn)) + sum(len(self.data.train.prompt(n).tokens) for n in numbers)
-        scores = self._rewards.score(batch, self.channel.alive)
+        with self.parts.part(REWARD):
+            scores = self._rewards.score(batch, self.channel.alive)
         self._drawn = (batch, scores)
         return scores
 

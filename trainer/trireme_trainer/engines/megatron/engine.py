@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from megatron.core.distributed import finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
@@ -33,6 +34,7 @@ from trireme_trainer.engines.megatron.forward import LossTotals, MicroBatches, S
 from trireme_trainer.engines.megatron.model import build_model, check_config, wrap_data_parallel
 from trireme_trainer.engines.megatron.optimizer import Optimizer
 from trireme_trainer.engines.megatron.schedule import learning_rate
+from trireme_trainer.metrics.parts import FORWARD_BACKWARD, OPTIMIZER, PartClock
 
 
 class MegatronEngine:
@@ -50,6 +52,7 @@ class MegatronEngine:
         self.environment = environment
         self._step = 0
         self._on_cpu = environment.device == "cpu"
+        self.parts = PartClock(environment.device)
 
     def setup(self) -> None:
         """Join the gang, build this rank's part and fill it from the seed."""
@@ -74,6 +77,7 @@ class MegatronEngine:
         if not self._on_cpu:
             model_parallel_cuda_manual_seed(self.config.seed)
         self.bare_model = build_model(self.config, self._on_cpu)
+        self.bare_model.config.finalize_model_grads_func = self._finalize_gradients
         initial.fill(self.bare_model, self.config.model, self.config.seed)
         self.model = wrap_data_parallel(self.bare_model)
         self.optimizer = Optimizer(self.config, self.model)
@@ -118,12 +122,17 @@ class MegatronEngine:
                 f"batch of shape {batch.tokens.shape}, this rank expects ({expected}, {config.sequence_length})"
             )
         self.model.zero_grad_buffer()
-        parts = self._run(batch, config.micro_batch_size, forward_only=False)
-        totals = StepTotals.over_all_ranks(parts, self.optimizer.grad_square(), vote())
+        known = self.parts.last
+        with self.parts.part(FORWARD_BACKWARD, busy=True):
+            losses = self._run(batch, config.micro_batch_size, forward_only=False)
+        with self.parts.part(OPTIMIZER):
+            grad_square = self.optimizer.grad_square()
+        totals = StepTotals.over_all_ranks(losses, grad_square, vote(), known.busy if known else 0.0)
         rate = learning_rate(config.schedule, config.optimizer.learning_rate, self._step)
         applied = math.isfinite(totals.loss.mean) and math.isfinite(totals.grad_norm)
         if applied:
-            self.optimizer.step(rate, totals.grad_norm)
+            with self.parts.part(OPTIMIZER):
+                self.optimizer.step(rate, totals.grad_norm)
             self._step += 1
         return StepResult(
             step=self._step,
@@ -134,6 +143,7 @@ class MegatronEngine:
             skipped=not applied,
             found_nan=not applied,
             agreed=totals.vote,
+            skew_seconds=known.busy - totals.mean_busy if known else None,
         )
 
     @torch.no_grad()
@@ -188,6 +198,11 @@ class MegatronEngine:
         if dist.is_initialized():
             parallel_state.destroy_model_parallel()
             dist.destroy_process_group()
+
+    def _finalize_gradients(self, *arguments: Any, **how: Any) -> None:
+        """What Megatron-core does after the last backward pass: the first wait for other data-parallel ranks."""
+        with self.parts.part(FORWARD_BACKWARD):
+            finalize_model_grads(*arguments, **how)
 
     def _run(self, batch: TokenBatch, micro_batch_size: int, forward_only: bool) -> list[torch.Tensor]:
         micro_batches = MicroBatches(batch, micro_batch_size, self.device)

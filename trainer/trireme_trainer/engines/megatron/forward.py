@@ -48,21 +48,26 @@ class StepTotals:
     grad_norm: float
     vote: int
     """The largest of any rank."""
+    mean_busy: float
+    """Mean over the ranks of what each gave, in seconds."""
 
     @classmethod
-    def over_all_ranks(cls, parts: list[torch.Tensor], grad_square: torch.Tensor, vote: int) -> StepTotals:
+    def over_all_ranks(
+        cls, parts: list[torch.Tensor], grad_square: torch.Tensor, vote: int, busy: float = 0.0
+    ) -> StepTotals:
         """Sum the losses of every micro-batch and the squared norms of the ranks' own gradients.
 
         One collective and one wait for the device carry everything, since each further one would make the stages of
-        the pipeline wait for one another again. `vote` is 0 to MAX_VOTE; the ranks are counted by their vote.
+        the pipeline wait for one another again. `vote` is 0 to MAX_VOTE; the ranks are counted by their vote. `busy`:
+        for how long this rank worked in an earlier step, in seconds.
         """
-        votes = torch.zeros(MAX_VOTE + 1, dtype=torch.float64, device=grad_square.device)
-        votes[vote] = 1.0
-        total = torch.cat([_own_totals(parts, grad_square.device), grad_square.double().reshape(1), votes])
+        own = torch.zeros(MAX_VOTE + 2, dtype=torch.float64, device=grad_square.device)
+        own[0], own[1 + vote] = busy, 1.0  # filled in on the device: a copy to it would be waited for
+        total = torch.cat([_own_totals(parts, grad_square.device), grad_square.double().reshape(1), own])
         dist.all_reduce(total)
-        loss_sum, tokens, square, *voters = total.tolist()
+        loss_sum, tokens, square, busy_sum, *voters = total.tolist()
         largest = max(value for value, count in enumerate(voters) if count)
-        return cls(LossTotals(loss_sum, int(tokens)), math.sqrt(square), largest)
+        return cls(LossTotals(loss_sum, int(tokens)), math.sqrt(square), largest, busy_sum / sum(voters))
 
 
 def _own_totals(parts: list[torch.Tensor], device: torch.device) -> torch.Tensor:

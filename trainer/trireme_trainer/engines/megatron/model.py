@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.transformer.spec_utils import ModuleSpec
@@ -83,7 +83,6 @@ def transformer_config(config: EngineConfig, on_cpu: bool) -> TransformerConfig:
         recompute_granularity="full" if config.recompute == "full" else None,
         recompute_method="uniform" if config.recompute == "full" else None,
         recompute_num_layers=1 if config.recompute == "full" else None,
-        finalize_model_grads_func=finalize_model_grads,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from trireme.resources.algorithms import Ppo
+from trireme_trainer.metrics.parts import REWARD, PartClock
 from trireme_trainer.rlhf.data import Prompt
 from trireme_trainer.rlhf.ppo.estimates import Total, generalized_advantages, token_rewards, whiten
 from trireme_trainer.rlhf.ppo.losses import logprobs_of
@@ -51,7 +52,9 @@ class Sampler:
         max_new_tokens: int,
         rows_at_once: int,
         alive: Callable[[], None] = lambda: None,
+        parts: PartClock | None = None,
     ) -> None:
+        self._parts = parts or PartClock("cpu")
         self._tokenizer, self._rewards = tokenizer, rewards
         self._temperature, self._most, self._rows = temperature, max_new_tokens, rows_at_once
         self._alive = alive
@@ -85,7 +88,8 @@ class Sampler:
 
     def score(self, completions: Completions) -> Scores:
         """What they are worth. Raises RewardFailed."""
-        return self._rewards.score(completions, self._alive)
+        with self._parts.part(REWARD):
+            return self._rewards.score(completions, self._alive)
 
 
 def seeds_of(seed: int, step: int, first: int, count: int) -> list[int]:

@@ -87,6 +87,7 @@ class AlgorithmRun(HFRun):
             max_new_tokens=drawing.max_new_tokens or 1,
             rows_at_once=DRAWN_AT_ONCE * plan.micro_batch_size,
             alive=alive,
+            parts=self.parts,
         )
         if spec.training.recompute:
             model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -13,6 +13,7 @@ from trireme.planning.data_parallel import DataParallelPlan
 from trireme.resources.algorithms import Ppo
 from trireme.resources.tuning import TuningTraining
 from trireme_trainer.hf.arguments import SCHEDULES
+from trireme_trainer.metrics.parts import DATA, GENERATION, PartClock
 from trireme_trainer.rank.run import Wish
 from trireme_trainer.rlhf.data import Prompt
 from trireme_trainer.rlhf.ppo.estimates import Total
@@ -25,6 +26,8 @@ from trireme_trainer.rlhf.ppo.update import Learner, Ptx, UpdateMetrics, rollout
 class Steering(Protocol):
     """What a run does at the trainer's turns."""
 
+    @property
+    def parts(self) -> PartClock: ...
     def restore(self, state: TrainerState) -> None: ...
     def begin_step(self, step: int) -> None: ...
     def end_step(self, step: int) -> Wish: ...
@@ -88,6 +91,7 @@ class PpoTrainer:
             total=total,
             ptx=ptx,
             alive=alive,
+            parts=run.parts,
         )
 
     def _make_updates(self, optimizer: torch.optim.Optimizer, zero: bool) -> Updates:
@@ -122,19 +126,22 @@ class PpoTrainer:
                 return
 
     def _step(self, step: int, rate: float) -> dict[str, float]:
-        prompts, first = self._share.prompts(step), self._share.first_sample
+        parts, first = self._run.parts, self._share.first_sample
+        with parts.part(DATA, busy=True):
+            prompts = self._share.prompts(step)
         self.model.eval()
-        self.rollout = roll_out(
-            self.model,
-            self._reference,
-            self._sampler,
-            prompts,
-            seeds_of(self._training.seed, step, first, len(prompts)),
-            self._how,
-            micro_batch_size=self._plan.micro_batch_size,
-            total=self._total,
-            alive=self._alive,
-        )
+        with parts.part(GENERATION):
+            self.rollout = roll_out(
+                self.model,
+                self._reference,
+                self._sampler,
+                prompts,
+                seeds_of(self._training.seed, step, first, len(prompts)),
+                self._how,
+                micro_batch_size=self._plan.micro_batch_size,
+                total=self._total,
+                alive=self._alive,
+            )
         # Activations are recomputed in training mode only; without dropout it changes nothing else.
         self.model.train(self._training.recompute)
         learned = self._learner.learn(self.rollout, step, first, rate)

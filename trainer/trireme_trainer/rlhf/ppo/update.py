@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from trireme.resources.algorithms import Ppo
 from trireme_trainer.data.examples import IGNORED
+from trireme_trainer.metrics.parts import FORWARD_BACKWARD, OPTIMIZER, PartClock
 from trireme_trainer.rlhf.ppo.estimates import KlStop, Total, explained_variance
 from trireme_trainer.rlhf.ppo.losses import approximate_kl, entropy_of, logprobs_of, policy_loss, value_loss
 from trireme_trainer.rlhf.ppo.model import ActorCritic, position_ids
@@ -99,8 +100,10 @@ class Learner:
         total: Total,
         ptx: Ptx | None = None,
         alive: Callable[[], None] = lambda: None,
+        parts: PartClock | None = None,
     ) -> None:
         self._actor, self._updates, self._how = actor, updates, how
+        self._parts = parts or PartClock("cpu")
         self._seed, self._micro = seed, micro_batch_size
         self._total, self._ptx, self._alive = total, ptx, alive
 
@@ -130,12 +133,15 @@ class Learner:
         # As many pieces as the rollout's, so that every backward pass has both losses.
         pieces = _pieces(others, len(chunks))
         for chosen, piece in zip(chunks, pieces, strict=True):
-            part = self._loss(rollout, chosen, tokens, sums)
-            if piece and how.ptx is not None:
-                part = part + how.ptx.coefficient * self._ptx_loss(piece, labels, sums)
-            self._updates.backward(part)
+            with self._parts.part(FORWARD_BACKWARD, busy=True):
+                part = self._loss(rollout, chosen, tokens, sums)
+                if piece and how.ptx is not None:
+                    part = part + how.ptx.coefficient * self._ptx_loss(piece, labels, sums)
+            with self._parts.part(FORWARD_BACKWARD):
+                self._updates.backward(part)
             self._alive()
-        grad_norm = self._updates.step(learning_rate)
+        with self._parts.part(OPTIMIZER):
+            grad_norm = self._updates.step(learning_rate)
         whole = sums.over(self._total)
         loss = whole.policy_loss + how.value_coefficient * whole.value_loss - how.entropy_coefficient * whole.entropy
         ptx = how.ptx.coefficient * whole.ptx / max(1.0, whole.labels) if how.ptx is not None else 0.0
