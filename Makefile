@@ -14,7 +14,7 @@ WITH_LINKS = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(echo $${PIP_FIND_LINKS:-$(PIP_F
 UV = $(WITH_LINKS) $(BIN)/uv
 export UV_LINK_MODE ?= copy
 
-.PHONY: setup setup-serving lock demo test test-tools test-long test-all lint lint-images check-wheels crds reference docs clean
+.PHONY: setup setup-serving lock demo test test-tools test-long test-all lint lint-images check-wheels crds reference docs dashboards clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -60,13 +60,17 @@ reference: setup
 docs: setup
 	$(BIN)/python scripts/metrics_page.py docs/metrics.md
 
+# The chart's Grafana dashboards and Prometheus alerts.
+dashboards: setup
+	$(BIN)/python -m trireme_monitoring charts/trireme/files
+
 demo: setup
 	$(BIN)/trireme demo
 
 lint: setup lint-images
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy api operator storage trainer serving local cli
+	$(BIN)/mypy api operator storage trainer serving local cli monitoring
 	$(BIN)/lint-imports
 
 lint-images: setup

@@ -36,16 +36,22 @@ def helm_program() -> str:
 @pytest.fixture(scope="session")
 def prometheus_program() -> str:
     """Path of prometheus; a computer without it fails the test."""
-    found = shutil.which("prometheus")
-    if found is None:
-        pytest.fail("this test needs prometheus: install it (Debian: apt-get install prometheus)")
-    return found
+    return _program("prometheus", PROMETHEUS)
 
 
-def _program(name: str) -> str:
+@pytest.fixture(scope="session")
+def promtool_program() -> str:
+    """Path of promtool, which comes with Prometheus; a computer without it fails the test."""
+    return _program("promtool", PROMETHEUS)
+
+
+PROMETHEUS = "install it (Debian: apt-get install prometheus)"
+
+
+def _program(name: str, how: str = "run `make test-tools`, or install it") -> str:
     found = shutil.which(name)
     if found is None:
-        pytest.fail(f"this test needs {name}: run `make test-tools`, or install it")
+        pytest.fail(f"this test needs {name}: {how}")
     return found
 
 

@@ -9,7 +9,7 @@ from prometheus_client.metrics_core import Metric as Family
 
 from trireme.metrics import Metric
 from trireme.resources import INFERENCE_SERVICE, SpecError
-from trireme.resources.status import TERMINAL_STATES, GangPhase
+from trireme.resources.status import TERMINAL_STATES, ConditionType, GangPhase, JobState, JobStatus
 from trireme_operator import metrics
 from trireme_operator.decide import JobView, timekeeping
 from trireme_operator.decide.progress import RUN_PHASES
@@ -101,6 +101,9 @@ class FleetCollector:
     def _job(self, samples: Samples, job: JobView, resources: set[str]) -> None:
         labels, status = (job.namespace, job.name, job.kind), job.status
         samples.add(metrics.JOB_STATE, (*labels, status.state), 1.0)
+        for metric, reason in ((metrics.JOB_WAITING, waiting_for(status)), (metrics.JOB_FAILED, failed_for(status))):
+            if reason:
+                samples.add(metric, (*labels, reason), 1.0)
         samples.add(metrics.JOB_CREATED, labels, job.created)
         samples.add(metrics.JOB_ATTEMPT, labels, status.gang.attempt)
         if status.progress is not None:
@@ -206,6 +209,20 @@ class OwnCollector:
             metrics.CRD_MISMATCH.family(((crd,), float(differs)) for crd, differs in self._check.mismatched.items()),
             metrics.BUILD_INFO.family([((version("trireme"),), 1.0)]),
         ]
+
+
+def waiting_for(status: JobStatus) -> str | None:
+    """What a job that may run is kept from running by: the reason of its condition, or None where nothing does."""
+    if status.state in TERMINAL_STATES | {JobState.REJECTED, JobState.SUSPENDING, JobState.SUSPENDED}:
+        return None
+    found = (status.condition(kind) for kind in (ConditionType.INPUTS_READY, ConditionType.SCHEDULED))
+    return next((condition.reason for condition in found if condition and condition.status == "False"), None)
+
+
+def failed_for(status: JobStatus) -> str | None:
+    """Why a job has failed; None where it has not."""
+    failed = status.condition(ConditionType.FAILED)
+    return failed.reason if failed is not None and failed.status == "True" else None
 
 
 def layout(plan: Mapping[str, Any]) -> str:

@@ -64,6 +64,16 @@ JOB_INFO = gauge("trireme_job_info", "1; what the job is.", *JOB_LABELS, "model"
 JOB_STATE = gauge(
     "trireme_job_state", "1 for the state that the job is in; other states have no series.", *JOB_LABELS, "state"
 )
+JOB_WAITING = gauge(
+    "trireme_job_waiting",
+    "1 while the job waits for another job, for inputs or for room, with the reason that its condition has.",
+    *JOB_LABELS,
+    "reason",
+    optional=True,
+)
+JOB_FAILED = gauge(
+    "trireme_job_failed", "1 once the job has failed, with the reason.", *JOB_LABELS, "reason", optional=True
+)
 JOB_CREATED = gauge("trireme_job_created_timestamp_seconds", "Unix time at which the job was created.", *JOB_LABELS)
 JOB_ATTEMPT = gauge("trireme_job_attempt", "Number of the current attempt.", *JOB_LABELS)
 JOB_STEP = gauge("trireme_job_step", "Completed steps; less than before after a restart.", *JOB_LABELS)
@@ -163,8 +173,8 @@ JOB_GROUP = MetricGroup(
     "Jobs, as their status has them",
     "From the operator's leader, port 8080, as long as the object exists: also while no pod of the job does.",
     (
-        JOB_INFO, JOB_STATE, JOB_CREATED, JOB_ATTEMPT, JOB_STEP, JOB_TOTAL_STEPS, JOB_TOKENS, JOB_SECONDS,
-        JOB_LOST_SECONDS, JOB_GOODPUT, JOB_RESTARTS, JOB_DEVICES_REQUESTED, JOB_DEVICES_ALLOCATED,
+        JOB_INFO, JOB_STATE, JOB_WAITING, JOB_FAILED, JOB_CREATED, JOB_ATTEMPT, JOB_STEP, JOB_TOTAL_STEPS, JOB_TOKENS,
+        JOB_SECONDS, JOB_LOST_SECONDS, JOB_GOODPUT, JOB_RESTARTS, JOB_DEVICES_REQUESTED, JOB_DEVICES_ALLOCATED,
         CHECKPOINT_SUCCESS, CHECKPOINT_STEP, CHECKPOINT_COMMITS, CHECKPOINT_FAILING,
     ),
 )  # fmt: skip

@@ -47,7 +47,7 @@ EXPECTED: dict[str, set[str]] = {
     "minimal": BASIC,
     "monitoring": DEFAULT
     | {"ServiceMonitor/trireme-operator", "PodMonitor/trireme-trainer", "PodMonitor/trireme-serving"}
-    | {f"ConfigMap/trireme-dashboard-{p.stem.lower()}" for p in CHART.glob("files/dashboards/*.json")}
+    | {f"ConfigMap/trireme-dashboard-{p.stem.removeprefix('trireme-')}" for p in CHART.glob("files/dashboards/*.json")}
     | {f"PrometheusRule/trireme-{p.stem.lower()}" for p in CHART.glob("files/rules/*.yaml")},
     "namespaced": BASIC
     | OWN
