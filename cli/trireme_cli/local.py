@@ -76,6 +76,15 @@ def up(
             "kube-scheduler) to run in place of the local ones, e.g. $KUBEBUILDER_ASSETS."
         ),
     ] = None,
+    isolate: Annotated[
+        bool | None,
+        typer.Option(
+            "--isolate/--no-isolate",
+            help="Give the containers of every pod, or of none, file systems of their own by bubblewrap. "
+            "--isolate fails where that does not work.",
+            show_default="those of pods with a read-only root, where it works",
+        ),
+    ] = None,
 ) -> None:
     """Start a cluster: API server, controllers, worker nodes and an S3 server. Does nothing where one runs."""
     cluster = LocalCluster(directory)
@@ -88,6 +97,7 @@ def up(
             grace_seconds=grace_seconds,
             image_table=images,
             control_plane=control_plane,
+            isolate=isolate,
         )
         cluster.write_secret(STORE_SECRET, state.store.environment())
     except (ClusterError, NetworksExhausted, StoreUnavailable) as error:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 import yaml
 
-from trireme_local import daemons, partition, processes, s3
+from trireme_local import daemons, isolation, partition, processes, s3
 from trireme_local import network as net
 from trireme_local.control_plane import IMPATIENT, missing_binaries
 from trireme_local.errors import ClusterError
@@ -24,7 +24,7 @@ from trireme_local.processes import ProcessRecord
 from trireme_local.sessions import (
     marked_processes,
     node_marker,
-    scratch_directory,
+    remove_temporary,
     send_all,
     session_processes,
 )
@@ -83,11 +83,14 @@ class LocalCluster:
         grace_seconds: float | None = None,
         image_table: Path | None = None,
         control_plane: Path | None = None,
+        isolate: bool | None = None,
         say: Callable[[str], None] = print,
     ) -> ClusterState:
         """Start what is not running yet and wait until every node is Ready. Raises `ClusterError`.
 
         With `control_plane`, a directory of Kubernetes' own binaries, these run in place of the local API server.
+        With `isolate` the containers of every pod get file systems of their own, of none where it is False; else those
+        of pods that ask for a read-only root, where this computer can make them.
         What is not given is as it was, or the default; a cluster that exists cannot become another one.
         """
         if not 1 <= nodes <= 200:
@@ -96,8 +99,9 @@ class LocalCluster:
         with self._locked():
             state = ClusterState.load(self.directory)
             if state is None:
-                state = self._new_state(name, grace_seconds, control_plane)
-            _refuse_changes(state, name, grace_seconds, control_plane, capacity, labels)
+                isolation.check(isolate, say)
+                state = self._new_state(name, grace_seconds, control_plane, isolate)
+            _refuse_changes(state, name, grace_seconds, control_plane, isolate, capacity, labels)
             like = next(iter(state.nodes.values()), NodeState(number=0, capacity=dict(DEFAULT_CAPACITY)))
             for number in range(1, nodes + 1):
                 node = f"node-{number}"
@@ -111,7 +115,9 @@ class LocalCluster:
             self._wait_ready(state)
             return state
 
-    def _new_state(self, name: str | None, grace_seconds: float | None, control_plane: Path | None) -> ClusterState:
+    def _new_state(
+        self, name: str | None, grace_seconds: float | None, control_plane: Path | None, isolate: bool | None
+    ) -> ClusterState:
         if control_plane is not None and (missing := missing_binaries(control_plane)):
             raise ClusterError(f"no control plane can be started: {missing}")
         network = net.claim_network(self.directory)
@@ -120,6 +126,7 @@ class LocalCluster:
             network=network,
             grace_seconds=8.0 if grace_seconds is None else grace_seconds,
             control_plane=str(control_plane.resolve()) if control_plane else None,
+            isolate=isolate,
             store=s3.StoreAccess(
                 endpoint=f"http://{net.s3_address(network)}:{net.S3_PORT}",
                 access_key=f"local{secrets.token_hex(6)}",
@@ -338,7 +345,7 @@ class LocalCluster:
     def _stop_everything(self, state: ClusterState) -> None:
         for node in state.nodes:
             self._signal_node(state, node, signal.SIGKILL)
-            shutil.rmtree(scratch_directory(self._node_directory(node), node), ignore_errors=True)
+            remove_temporary(self._node_directory(node), node)
             state.nodes[node].process = None
         processes.terminate(list(state.daemons.values()))
         state.daemons = {}
@@ -374,6 +381,7 @@ def _refuse_changes(
     name: str | None,
     grace_seconds: float | None,
     control_plane: Path | None,
+    isolate: bool | None,
     capacity: dict[str, str] | None,
     labels: dict[str, str] | None,
 ) -> None:
@@ -382,6 +390,7 @@ def _refuse_changes(
         ("--name", state.name, name),
         ("--node-grace-seconds", state.grace_seconds, grace_seconds),
         ("--control-plane", state.control_plane, str(control_plane.resolve()) if control_plane else None),
+        ("isolation", isolation.named(state.isolate), None if isolate is None else isolation.named(isolate)),
     ]
     for node, entry in state.nodes.items():
         wanted += [(f"--capacity of {node}", entry.capacity, capacity), (f"--labels of {node}", entry.labels, labels)]

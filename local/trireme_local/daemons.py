@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from trireme_local import isolation, s3
 from trireme_local import network as net
-from trireme_local import s3
 from trireme_local.control_plane import RealControlPlane
 from trireme_local.state import ClusterState
 
@@ -98,4 +98,6 @@ def node_command(directory: Path, node_directory: Path, state: ClusterState, nod
         command += ["--gid", str(entry.gid)]
     if entry.image_table:
         command += ["--images", entry.image_table]
+    if state.isolate is not None:
+        command += ["--isolation", isolation.named(state.isolate)]
     return command

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from pathlib import Path
 import psutil
 
 MARKER = "TRIREME_LOCAL_CONTAINER"
+SHARED_MEMORY = Path("/dev/shm")
 
 
 def node_marker(directory: Path, name: str) -> str:
@@ -27,6 +29,19 @@ def scratch_directory(directory: Path, name: str) -> Path:
     """Short path for temporary files of pods (Unix socket paths are limited to 107 bytes)."""
     digest = node_marker(directory, name).partition("/")[0]
     return Path(tempfile.gettempdir()) / f"trl-{digest}"
+
+
+def memory_directory(directory: Path, name: str) -> Path | None:
+    """Where a node keeps volumes of medium `Memory`; None where this computer has no file system in memory."""
+    usable = SHARED_MEMORY.is_mount() and os.access(SHARED_MEMORY, os.W_OK)
+    return SHARED_MEMORY / scratch_directory(directory, name).name if usable else None
+
+
+def remove_temporary(directory: Path, name: str) -> None:
+    """Remove what a node that was killed has left outside its directory."""
+    for path in (scratch_directory(directory, name), memory_directory(directory, name)):
+        if path is not None:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def marker_of(pid: int) -> str | None:

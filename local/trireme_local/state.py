@@ -35,6 +35,7 @@ class ClusterState:
     grace_seconds: float
     store: StoreAccess
     control_plane: str | None = None
+    isolate: bool | None = None
     nodes: dict[str, NodeState] = field(default_factory=dict)
     daemons: dict[str, ProcessRecord] = field(default_factory=dict)
 

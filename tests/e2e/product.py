@@ -25,6 +25,7 @@ from trireme_cli.install import OperatorProcess, install_into, start_operator, s
 from trireme_cli.jobs import AgentClient, Job
 from trireme_cli.local import STORE_SECRET
 from trireme_local.cluster import LocalCluster
+from trireme_local.sessions import MARKER, node_marker
 
 Json = dict[str, Any]
 POLL_SECONDS = 0.2
@@ -309,14 +310,18 @@ class TestedJob:
 
     def processes(self) -> list[psutil.Process]:
         """Everything that runs for this job on any node, known by the pods' names in its environment."""
+        nodes = self.product.local.directory / "nodes"
+        markers = tuple(f"{node_marker(nodes / node, node)}/" for node in self.product.local.state().nodes)
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get("POD_NAME", "").rpartition("-")[0] == self.name:
-                    found.append(process)
+                environment = process.environ()
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
-        return [p for p in found if str(self.product.local.directory) in p.environ().get("TRIREME_SCRATCH", "")]
+            ours = environment.get(MARKER, "").startswith(markers)
+            if ours and environment.get("POD_NAME", "").rpartition("-")[0] == self.name:
+                found.append(process)
+        return found
 
     def delete(self) -> None:
         self.product.kubectl("delete", self.kind, self.name, "--ignore-not-found", "--wait=false")

@@ -4,7 +4,6 @@ import os
 import signal
 from pathlib import Path
 
-import psutil
 from product import Product, TestedJob
 from tiny_job import tiny_job
 
@@ -15,8 +14,8 @@ ENDLESS = 1_000_000
 
 def scratch_of(job: TestedJob, slot: int = 0) -> Path:
     """The scratch volume of a slot's pod, as a directory of this computer."""
-    (pid, *_) = job.rank_pids(slot).values()
-    return Path(psutil.Process(pid).environ()["TRIREME_SCRATCH"])
+    (uid,) = (uid for pod, uid in job.pod_uids().items() if pod.endswith(f"-{slot}"))
+    return job.product.local.directory / "nodes" / job.node_of(slot) / "pods" / uid / "volumes" / "trireme-scratch"
 
 
 def test_ranks_restart_in_their_pod_when_one_is_killed_or_hangs(product: Product) -> None:

@@ -11,12 +11,14 @@ import signal
 import sys
 from pathlib import Path
 
+from trireme_local import isolation
 from trireme_local.kube import JsonObject, KubeClient, wait_for_kubeconfig
 from trireme_local.network import claim_network, node_network, release_network
 from trireme_local.node.agent import NodeAgent, NodeSettings
 from trireme_local.node.context import PodAddresses, Timings
+from trireme_local.node.namespaces import NamespacesUnavailable, choose
 from trireme_local.node.registration import default_capacity
-from trireme_local.sessions import node_marker, scratch_directory
+from trireme_local.sessions import memory_directory, node_marker, scratch_directory
 
 log = logging.getLogger("trireme_local.node")
 
@@ -83,6 +85,13 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--kubelet-port", type=int, default=10250)
     options.add_argument("--lease-duration-seconds", type=int, default=8)
     options.add_argument("--lease-renew-seconds", type=float, default=2.0)
+    options.add_argument(
+        "--isolation",
+        choices=isolation.ISOLATIONS,
+        default=isolation.default(),
+        help="whose containers get file systems of their own by bubblewrap: auto, those of pods that ask for a "
+        f"read-only root, where it works; all; none (default: auto, or what {isolation.VARIABLE} says)",
+    )
     options.add_argument("--gid", type=int, default=None, help="group id of every process of the node")
     return options
 
@@ -105,6 +114,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     own_session(options.gid)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if options.isolation not in isolation.ISOLATIONS:
+        wanted = ", ".join(isolation.ISOLATIONS)
+        sys.exit(f"error: {isolation.VARIABLE} is {options.isolation!r}: one of {wanted}")
+    try:
+        namespaces = choose(options.isolation)
+    except NamespacesUnavailable as error:
+        sys.exit(f"error: --isolation all does not work here: {error}")
     directory = (options.dir or Path(".trireme/nodes") / options.name).resolve()
     directory.mkdir(parents=True, exist_ok=True)
     settings = NodeSettings(
@@ -112,6 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
         kubeconfig=options.kubeconfig,
         directory=directory,
         scratch=scratch_directory(directory, options.name),
+        memory=memory_directory(directory, options.name),
         addresses=PodAddresses(options.loopback or node_network(claim_network(directory), 1)),
         marker=node_marker(directory, options.name),
         capacity={**default_capacity(), **options.capacity},
@@ -119,6 +136,8 @@ def main(arguments: list[str] | None = None) -> None:
         taints=options.taint,
         kubelet_port=options.kubelet_port,
         image_table=options.images,
+        namespaces=namespaces,
+        isolate_all=options.isolation == "all",
         timings=Timings(
             lease_renew_seconds=options.lease_renew_seconds, lease_duration_seconds=options.lease_duration_seconds
         ),

@@ -21,6 +21,7 @@ from trireme_local.node.context import NodeContext, PodAddresses, Timings
 from trireme_local.node.images import ImageTable
 from trireme_local.node.kubelet_server import KubeletServer, serving_certificate
 from trireme_local.node.logs import LogSource
+from trireme_local.node.namespaces import MountNamespaces, bytecode_directory
 from trireme_local.node.pod import PodWorker
 from trireme_local.node.processes import (
     ProcessTable,
@@ -44,6 +45,7 @@ class NodeSettings:
     kubeconfig: Path
     directory: Path
     scratch: Path
+    memory: Path | None
     addresses: PodAddresses
     marker: str
     capacity: dict[str, str]
@@ -51,6 +53,8 @@ class NodeSettings:
     taints: list[JsonObject] = field(default_factory=list)
     kubelet_port: int = 10250
     image_table: Path | None = None
+    namespaces: MountNamespaces | None = None
+    isolate_all: bool = False
     timings: Timings = field(default_factory=Timings)
 
 
@@ -69,9 +73,13 @@ class NodeAgent:
             addresses=settings.addresses,
             directory=settings.directory,
             scratch=settings.scratch,
+            memory=settings.memory,
             marker=settings.marker,
             capacity=settings.capacity,
             services=Informer(client, SERVICES),
+            namespaces=settings.namespaces,
+            isolate_all=settings.isolate_all,
+            bytecode=bytecode_directory(),
             timings=settings.timings,
         )
         self._workers: dict[str, PodWorker] = {}
@@ -88,7 +96,7 @@ class NodeAgent:
         """Register, serve, run pods; when `stop` is set kill every pod's processes and return."""
         settings = self._settings
         send_all(marked_processes(f"{settings.marker}/"), signal.SIGKILL)
-        shutil.rmtree(settings.scratch, ignore_errors=True)
+        self._remove_temporary()
         become_subreaper()
         context = serving_certificate(settings.directory, settings.name, settings.addresses.node_address)
         server, port = await KubeletServer(self).start(settings.addresses.node_address, settings.kubelet_port, context)
@@ -101,6 +109,7 @@ class NodeAgent:
             taints=settings.taints,
             capacity=settings.capacity,
             timings=settings.timings,
+            runtime=f"bubblewrap://{settings.namespaces.version}" if settings.namespaces else "rewritten-paths://1",
         )
         jobs = [self._node.recorder.run(), self._poll_processes(), self._serve(registration)]
         tasks = [asyncio.create_task(job) for job in jobs]
@@ -150,7 +159,11 @@ class NodeAgent:
                 break
             send_all(left, signal.SIGKILL)
             await asyncio.sleep(0.05)
-        shutil.rmtree(self._settings.scratch, ignore_errors=True)
+        self._remove_temporary()
+
+    def _remove_temporary(self) -> None:
+        for directory in self._node.temporary:
+            shutil.rmtree(directory, ignore_errors=True)
 
     # -- pods -----------------------------------------------------------------------------------------------
 

@@ -138,7 +138,7 @@ class Container:
         record = self.record
         self._stopping = False
         self.started.clear()
-        launch.termination_path.unlink(missing_ok=True)
+        launch.termination_path.write_bytes(b"")
         record.image, record.image_id = self.spec["image"], f"local://{launch.image.name}"
         record.container_id = f"trireme-local://{uuid.uuid4().hex}"
         self.log_path(record.restart_count - 2).unlink(missing_ok=True)
@@ -149,6 +149,8 @@ class Container:
                 directory=launch.directory,
                 log_path=self.log_path(record.restart_count),
                 marker=self.marker,
+                namespaces=self.sandbox.namespaces,
+                root=launch.root,
             )
         except OSError as error:
             message = f"failed to start container: exec: {launch.arguments[0]!r}: {error.strerror or error}"
@@ -283,11 +285,14 @@ class Container:
 
     async def execute(self, command: list[str], timeout_seconds: float) -> tuple[int, str]:
         """Run a command with the container's environment; (exit code, output). Raises OSError, TimeoutError."""
-        launch = self.launch
-        if launch is None:
+        launch, process = self.launch, self.process
+        if launch is None or process is None:
             raise OSError(f"container {self.name} is not running")
+        words = [launch.rewriting.rewrite(part) for part in command]
+        if self.sandbox.namespaces is not None and launch.root is not None:
+            words = [*self.sandbox.namespaces.entering(process.pid, launch.root), *words]
         return await run_probe_command(
-            [launch.mounts.rewrite(part) for part in command],
+            words,
             env=launch.env,
             directory=launch.directory,
             marker=self.marker,

@@ -14,6 +14,13 @@ from trireme_local.informer import Informer
 from trireme_local.kube import CONFIGMAPS, SECRETS, ApiException, JsonObject, KubeClient
 from trireme_local.node.environment import Lookup
 from trireme_local.node.images import ImageTable
+from trireme_local.node.namespaces import MountNamespaces
+
+
+def wants_read_only_root(pod: JsonObject) -> bool:
+    """Whether one of the pod's containers asks for `readOnlyRootFilesystem`."""
+    containers = [*(pod["spec"].get("initContainers") or []), *(pod["spec"].get("containers") or [])]
+    return any((container.get("securityContext") or {}).get("readOnlyRootFilesystem") for container in containers)
 
 
 class AddressesExhausted(RuntimeError):
@@ -70,12 +77,29 @@ class NodeContext:
     marker: str
     capacity: Mapping[str, str]
     services: Informer
+    memory: Path | None = None
+    """Where volumes of medium `Memory` lie that are mounted; None where there is no file system in memory."""
+    namespaces: MountNamespaces | None = None
+    """What gives containers file systems of their own, None where every pod's paths are rewritten instead."""
+    isolate_all: bool = False
+    """Whether every pod gets them, and not only one that asks for a read-only root."""
+    bytecode: Path | None = None
+    """Directory where Python programs in such file systems keep their compiled modules."""
     timings: Timings = field(default_factory=Timings)
 
     @property
     def host_ip(self) -> str:
         """The node's InternalIP."""
         return self.addresses.node_address
+
+    @property
+    def temporary(self) -> list[Path]:
+        """The directories that hold nothing once no pod runs."""
+        return [self.scratch, *([self.memory] if self.memory else [])]
+
+    def namespaces_for(self, pod: JsonObject) -> MountNamespaces | None:
+        """What gives this pod's containers file systems of their own, None where its paths are rewritten instead."""
+        return self.namespaces if self.isolate_all or wants_read_only_root(pod) else None
 
     def lookup(self, namespace: str) -> Lookup:
         """Finds ConfigMaps and Secrets of a namespace through the API server."""

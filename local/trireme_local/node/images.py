@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from trireme_local.node.rootfs import interpreter_trees
+
 DEFAULT_TABLE = Path(__file__).with_name("images.yaml")
 HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -30,6 +32,9 @@ class Image:
     command: tuple[str, ...] = ()
     path: str = HOST_PATH
     env: dict[str, str] = field(default_factory=dict)
+    python: bool = False
+    trees: tuple[Path, ...] = ()
+    """What of this computer a container of the image sees beside the system's own directories."""
 
 
 def normalize(image: str) -> str:
@@ -48,6 +53,29 @@ def _programs(image: str, venv: Path, setup: str) -> Path:
         hint = f": run `{setup}`" if setup else ""
         raise ImageNotFound(f"image {image!r} needs the virtual environment {venv}, which is not there{hint}")
     return programs
+
+
+def _image(name: str, entry: dict[str, Any]) -> Image:
+    """The image that a table's entry describes. Raises `ImageNotFound` where its virtual environment is missing."""
+    command = tuple(str(part) for part in entry.get("command", ()))
+    # A program or script that the table names by its path is part of the image.
+    named = [Path(part) for part in command if Path(part).is_absolute()]
+    path, trees = HOST_PATH, [*(Path(tree) for tree in entry.get("paths") or ()), *named]
+    if entry.get("python"):
+        path = f"{Path(sys.executable).parent}:{HOST_PATH}"
+        trees += interpreter_trees()
+    if venv := entry.get("venv"):
+        prefix = Path(sys.prefix).parent / venv
+        path = f"{_programs(name, prefix, str(entry.get('setup', '')))}:{HOST_PATH}"
+        trees += interpreter_trees(prefix)
+    return Image(
+        name=name,
+        command=command,
+        path=path,
+        env={str(key): str(value) for key, value in (entry.get("env") or {}).items()},
+        python=bool(entry.get("python") or venv),
+        trees=tuple(trees),
+    )
 
 
 class ImageTable:
@@ -77,12 +105,5 @@ class ImageTable:
         name = normalize(image)
         for entry in self._entries:
             if fnmatch.fnmatchcase(name, entry["match"]):
-                path = HOST_PATH
-                if entry.get("python"):
-                    path = f"{Path(sys.executable).parent}:{HOST_PATH}"
-                if venv := entry.get("venv"):
-                    path = f"{_programs(name, Path(sys.prefix).parent / venv, str(entry.get('setup', '')))}:{HOST_PATH}"
-                command = tuple(str(part) for part in entry.get("command", ()))
-                env = {str(key): str(value) for key, value in (entry.get("env") or {}).items()}
-                return Image(name=name, command=command, path=path, env=env)
+                return _image(name, entry)
         raise ImageNotFound(f"image {name!r} is in no entry of the image table")

@@ -110,6 +110,12 @@ class LogOptions:
         )
 
 
+def last_line(path: Path) -> str:
+    """Text of the last line, "" where there is none."""
+    lines = path.read_bytes().splitlines()
+    return lines[-1].split(b" ", 3)[-1].decode(errors="replace") if lines else ""
+
+
 def _render(line: bytes, options: LogOptions) -> bytes:
     """The part of a stored line that the reader wants, b"" when it is too old."""
     time, _, rest = line.partition(b" ")

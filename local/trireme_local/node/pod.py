@@ -31,7 +31,7 @@ from trireme_local.node.status import (
     with_times,
 )
 from trireme_local.node.status_writer import StatusWriter
-from trireme_local.node.volumes import VolumeBuilder, VolumeError
+from trireme_local.node.volumes import PUBLISHED, VolumeBuilder, VolumeError
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,8 @@ class PodWorker:
             await self._run_until_done(scratch)
         finally:
             self.node.addresses.give_back(self._address)
-            shutil.rmtree(scratch, ignore_errors=True)
+            for directory in self.node.temporary:
+                shutil.rmtree(directory / self._address, ignore_errors=True)
         self._changed()
         await self._stop.wait()
 
@@ -170,6 +171,7 @@ class PodWorker:
             directory=self.directory,
             scratch=scratch,
             volumes={},
+            namespaces=self.node.namespaces_for(self.pod),
             changed=self._changed,
             event=lambda kind, reason, message: self.node.recorder.record(self.pod, kind, reason, message),
         )
@@ -251,13 +253,21 @@ class PodWorker:
         return False
 
     def _builder(self, sandbox: Sandbox) -> VolumeBuilder:
-        facts = sandbox.facts
-        return VolumeBuilder(self.directory / "volumes", facts, self.node.lookup(self.namespace), self._token)
+        lookup = self.node.lookup(self.namespace)
+        memory = self.node.memory / self._address if self.node.memory and sandbox.namespaces else None
+        return VolumeBuilder(
+            self.directory / "volumes",
+            sandbox.facts,
+            lookup,
+            self._token,
+            rewrites=sandbox.namespaces is None,
+            memory=memory,
+        )
 
     async def _refresh_volumes(self, sandbox: Sandbox) -> None:
         """Bring changed ConfigMaps, Secrets and tokens into the volumes, as the kubelet does about once a minute."""
         kinds = {kind for volume in self.pod["spec"].get("volumes") or [] for kind in volume}
-        if not kinds & {"configMap", "secret", "projected", "downwardAPI"}:
+        if not kinds & PUBLISHED:
             return
         while True:
             await asyncio.sleep(self.node.timings.volume_refresh_seconds)

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import psutil
 
-from trireme_local.node.logs import LogWriter
+from trireme_local.node.logs import LogWriter, last_line
+from trireme_local.node.namespaces import MountNamespaces, exec_failure
+from trireme_local.node.rootfs import ContainerRoot
 from trireme_local.sessions import MARKER, marker_of, send_all
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -90,8 +92,30 @@ class ContainerProcess:
         directory: Path,
         log_path: Path,
         marker: str,
+        namespaces: MountNamespaces | None = None,
+        root: ContainerRoot | None = None,
     ) -> ContainerProcess:
-        """Run `arguments` in a process group of their own. Raises OSError when the program cannot be started."""
+        """Run `arguments` in a process group of their own, with the file system `root` where one is given.
+
+        Raises OSError when the program cannot be started.
+        """
+        if namespaces is None or root is None:
+            return await cls._spawn(arguments, env, directory, log_path, marker)
+        async with namespaces.make(root, marker) as holder:
+            started = await cls._spawn(
+                [*namespaces.entering(holder, root), *arguments], env, directory, log_path, marker
+            )
+            if await namespaces.entered(started.process):
+                return started
+        await started._written()
+        if failure := exec_failure(started.process.returncode, last_line(log_path)):
+            raise OSError(failure)
+        return started
+
+    @classmethod
+    async def _spawn(
+        cls, arguments: Sequence[str], env: Mapping[str, str], directory: Path, log_path: Path, marker: str
+    ) -> ContainerProcess:
         loop = asyncio.get_running_loop()
         read_end, write_end = os.pipe()
         writer = LogWriter(log_path)
@@ -124,11 +148,15 @@ class ContainerProcess:
         """Exit code as a shell reports it (128 + signal), after every process of the container is gone."""
         code = await self.process.wait()
         await self.kill_remains()
+        await self._written()
+        return code if code >= 0 else 128 - code
+
+    async def _written(self) -> None:
+        """Wait until the log holds all output."""
         # A process that the kill could not reach may hold the pipe: the log is not worth waiting for ever.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(2.0):
-                await self._log_writer.closed
-        return code if code >= 0 else 128 - code
+                await asyncio.shield(self._log_writer.closed)
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the first process only, as a container runtime does."""

@@ -70,6 +70,7 @@ class Registration:
         taints: list[JsonObject],
         capacity: Mapping[str, str],
         timings: Timings,
+        runtime: str,
     ) -> None:
         self._client = client
         self._name = name
@@ -79,6 +80,7 @@ class Registration:
         self._taints = taints
         self._capacity = dict(capacity)
         self._timings = timings
+        self._runtime = runtime
         self._boot_id = str(uuid.uuid4())
         self._transitions: dict[str, tuple[str, str]] = {}
         # A renewal that takes longer comes too late to be of use.
@@ -159,7 +161,7 @@ class Registration:
         return {
             "architecture": self._labels["kubernetes.io/arch"],
             "bootID": self._boot_id,
-            "containerRuntimeVersion": "trireme-local://1",
+            "containerRuntimeVersion": self._runtime,
             "kernelVersion": platform.release(),
             "kubeProxyVersion": "",
             "kubeletVersion": VERSION,

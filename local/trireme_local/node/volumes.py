@@ -11,8 +11,11 @@ from pathlib import Path
 from trireme_local.kube import JsonObject
 from trireme_local.node.environment import ConfigError, Lookup, PodFacts, config_entries
 from trireme_local.node.mounts import TMP_PATH, MountTable
+from trireme_local.quantities import parse_quantity
 
 DEFAULT_MODE = 0o644
+# Volumes whose files the node writes; a container never does.
+PUBLISHED = {"configMap", "secret", "downwardAPI", "projected"}
 
 # (audience or None, seconds) -> token of the pod's service account.
 TokenSource = Callable[[str | None, int], Awaitable[str]]
@@ -78,12 +81,23 @@ def _inside(relative: str) -> str:
 class VolumeBuilder:
     """Makes and refreshes the volumes of one pod under `directory`."""
 
-    def __init__(self, directory: Path, facts: PodFacts, lookup: Lookup, token: TokenSource) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        facts: PodFacts,
+        lookup: Lookup,
+        token: TokenSource,
+        *,
+        rewrites: bool = True,
+        memory: Path | None = None,
+    ) -> None:
+        """`rewrites`: mount paths in the files of ConfigMaps become the host's. `memory`: for medium `Memory`."""
         self._directory = directory
         self._facts = facts
         self._lookup = lookup
         self._token = token
-        self._mounts = MountTable(self._mounted())
+        self._memory = memory
+        self._mounts = MountTable(self._mounted() if rewrites else {})
 
     def _mounted(self) -> dict[str, Path]:
         """Host path of every mount path in the pod's containers."""
@@ -109,7 +123,7 @@ class VolumeBuilder:
 
     async def _build_one(self, volume: JsonObject) -> Path:
         name = volume["name"]
-        path: Path = self._directory / name
+        path: Path = self._parent(volume) / name
         try:
             if "hostPath" in volume:
                 path = _host_path(volume["hostPath"])
@@ -135,6 +149,15 @@ class VolumeBuilder:
         except OSError as error:
             raise VolumeError(f'MountVolume.SetUp failed for volume "{name}" : {error}') from error
         return path
+
+    def _parent(self, volume: JsonObject) -> Path:
+        """Where the volume's directory lies: in memory, if that is asked for and has room for its limit."""
+        empty = volume.get("emptyDir") or {}
+        if self._memory is None or empty.get("medium") != "Memory":
+            return self._directory
+        self._memory.mkdir(parents=True, exist_ok=True)
+        roomy = shutil.disk_usage(self._memory).total >= parse_quantity(empty.get("sizeLimit") or 0)
+        return self._memory if roomy else self._directory
 
     async def _config(self, kind: str, source: JsonObject) -> Files:
         """Files of a ConfigMap or Secret, all its keys or the `items` picked."""

@@ -26,7 +26,7 @@ def test_a_pod_that_is_being_stopped_is_probed_for_readiness_and_no_longer_for_l
 ) -> None:
     """The end begins with a preStop hook of three seconds that makes both probes fail."""
     ended = tmp_path / "ended"
-    container = {
+    container: dict[str, object] = {
         "lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", "touch going; sleep 3; touch prepared"]}}},
         "livenessProbe": {"exec": {"command": ["test", "!", "-e", "going"]}, "periodSeconds": 1, "failureThreshold": 1},
         "readinessProbe": {
@@ -35,8 +35,10 @@ def test_a_pod_that_is_being_stopped_is_probed_for_readiness_and_no_longer_for_l
             "failureThreshold": 1,
         },
     }
-    script = f"trap 'ls prepared > {ended} 2>&1; exit 0' TERM; while :; do sleep 0.1; done"
-    kubectl.apply(shell_pod("ending", script, container=container, terminationGracePeriodSeconds=20))
+    script = "trap 'ls prepared > /host/ended 2>&1; exit 0' TERM; while :; do sleep 0.1; done"
+    container["volumeMounts"] = [{"name": "host", "mountPath": "/host"}]
+    volumes = [{"name": "host", "hostPath": {"path": str(tmp_path)}}]
+    kubectl.apply(shell_pod("ending", script, container=container, volumes=volumes, terminationGracePeriodSeconds=20))
     kubectl.wait("ready", lambda: _condition(kubectl, "ending", "Ready")[0] == "True")
     kubectl.run("delete", "pod", "ending", "--wait=false")
     kubectl.wait("not ready", lambda: _condition(kubectl, "ending", "Ready")[0] == "False", 10)
