@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -148,19 +149,27 @@ def row_of(entry: Entry, now: datetime) -> Row:
     return _service_row(entry, status) if isinstance(status, ServiceStatus) else _job_row(entry, status, now)
 
 
-def _job_row(entry: Entry, status: JobStatus, now: datetime) -> Row:
-    progress, resolved, checkpoint = status.progress, status.resolved, status.checkpoint
-    running = status.state is JobState.RUNNING
-    headline = _headline(status.condition(kind) for kind in _first(JOB_HEADLINES, status.conditions))
-    return Row(
+def _known_row(entry: Entry, headlines: Iterable[tuple[str, str]]) -> partial[Row]:
+    """A row of what every kind has; a kind's own facts are for the caller to add."""
+    status = entry.status
+    return partial(
+        Row,
         entry.type.kind,
         entry.type.plural,
         entry.type.short_names[0],
         entry.namespace,
         entry.name,
         status.state,
-        *headline,
+        *_headline(status.conditions, headlines),
         entry.created_at,
+    )
+
+
+def _job_row(entry: Entry, status: JobStatus, now: datetime) -> Row:
+    progress, resolved, checkpoint = status.progress, status.resolved, status.checkpoint
+    running = status.state is JobState.RUNNING
+    row_with = _known_row(entry, JOB_HEADLINES)
+    return row_with(
         step=progress.step if progress else None,
         total_steps=(progress.total_steps or None) if progress else None,
         loss=finite(progress.loss) if progress else None,
@@ -178,17 +187,9 @@ def _job_row(entry: Entry, status: JobStatus, now: datetime) -> Row:
 
 
 def _service_row(entry: Entry, status: ServiceStatus) -> Row:
-    headline = _headline(status.condition(kind) for kind in _first(SERVICE_HEADLINES, status.conditions))
+    row_with = _known_row(entry, SERVICE_HEADLINES)
     per_replica = int(entry.raw["spec"].get("pods", {}).get("devices", 1))
-    return Row(
-        entry.type.kind,
-        entry.type.plural,
-        entry.type.short_names[0],
-        entry.namespace,
-        entry.name,
-        status.state,
-        *headline,
-        entry.created_at,
+    return row_with(
         restarts=sum(pod.restarts for pod in status.pods),
         devices=per_replica * status.replicas,
         holds_devices=status.replicas > 0,
@@ -198,14 +199,10 @@ def _service_row(entry: Entry, status: ServiceStatus) -> Row:
     )
 
 
-def _first(wanted: Iterable[tuple[Any, str]], conditions: list[Condition]) -> Iterator[Any]:
-    found = {(condition.type, condition.status) for condition in conditions}
-    return (kind for kind, value in wanted if (str(kind), value) in found)
-
-
-def _headline(conditions: Iterator[Condition | None]) -> tuple[str, str]:
-    """(reason, message) of the first."""
-    condition = next(conditions, None)
+def _headline(conditions: Iterable[Condition], wanted: Iterable[tuple[str, str]]) -> tuple[str, str]:
+    """(reason, message) of the first of the wanted types and statuses that is so."""
+    found: dict[tuple[str, str], Condition] = {(c.type, c.status): c for c in conditions}
+    condition = next((found[kind, value] for kind, value in wanted if (kind, value) in found), None)
     return (condition.reason, condition.message) if condition else ("", "")
 
 
